@@ -1,0 +1,35 @@
+"""The environment variables of lightops: the one place that reads them (the native layer reads LIGHTOPS_CPU_ISA itself).
+
+| variable | values | effect |
+|---|---|---|
+| `LIGHTOPS_DISABLE` | 0 (default), 1 | 1 turns every fused path off: ops run their reference, modules their stock forward |
+| `LIGHTOPS_BACKEND` | auto (default), cuda, triton, cpu, reference | forces a backend; one that cannot serve raises |
+| `LIGHTOPS_CPU_ISA` | auto (default), v4, v3, baseline, neon | instruction set of the CPU kernels, read once at load |
+"""
+
+import os
+
+BACKENDS = ("cuda", "triton", "cpu", "reference")
+CPU_ISAS = ("v4", "v3", "baseline", "neon")
+
+
+def _choice(name: str, allowed: tuple[str, ...], default: str) -> str:
+    value = os.environ.get(name) or default
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r}; expected one of {', '.join(allowed)}")
+    return value
+
+
+def disabled() -> bool:
+    """Whether LIGHTOPS_DISABLE turns lightops off."""
+    return _choice("LIGHTOPS_DISABLE", ("0", "1"), "0") == "1"
+
+
+def backend() -> str:
+    """The backend that LIGHTOPS_BACKEND asks for; "auto" when it asks for none."""
+    return _choice("LIGHTOPS_BACKEND", ("auto", *BACKENDS), "auto")
+
+
+def cpu_isa() -> str:
+    """The value of LIGHTOPS_CPU_ISA as given (judged at load, where the reason is recorded); "auto" when unset."""
+    return os.environ.get("LIGHTOPS_CPU_ISA") or "auto"
