@@ -1,0 +1,173 @@
+"""Which backend runs an op: a table of backends with reasons, the `backend=` argument, `LIGHTOPS_BACKEND`,
+`LIGHTOPS_DISABLE`.
+
+Hot paths (`run_<op>`) do not come through here: a module decides once and then calls the kernel.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from lightops import _env, _ext
+
+ORDER = ("cuda", "triton", "cpu", "reference")
+KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+class BackendUnavailable(RuntimeError):
+    """A backend that was asked for by name cannot serve the call; the message lists reasons and what is available."""
+
+
+class Backend(NamedTuple):
+    """One way to run an op.
+
+    `supports` gets the op's public arguments and returns the reasons against, empty meaning yes.
+    """
+
+    name: str
+    supports: Callable[..., list[str]]
+    run: Callable[..., Tensor]
+
+
+class Decision(NamedTuple):
+    """What `explain` reports: the backend chosen for a call, and why each one before it was passed over."""
+
+    op: str
+    backend: str
+    reasons: dict[str, list[str]]
+
+    def __str__(self) -> str:
+        lines = [f"{self.op}: {self.backend}"]
+        lines += [f"  {name}: {'; '.join(reasons)}" for name, reasons in self.reasons.items()]
+        return "\n".join(lines)
+
+
+class OpTable:
+    """The backends of one op, in order of preference."""
+
+    def __init__(self, name: str, *backends: Backend):
+        self.name = name
+        self.backends = backends
+        OPS[name] = self
+
+    def add(self, backend: Backend) -> None:
+        """Insert a backend at its place in `ORDER`."""
+        self.backends = tuple(sorted((*self.backends, backend), key=lambda b: ORDER.index(b.name)))
+
+    def decide(self, args: tuple, kwargs: dict[str, Any]) -> tuple[Backend, dict[str, list[str]]]:
+        """The first backend without a reason against it, and the reasons of those before."""
+        passed: dict[str, list[str]] = {}
+        for backend in self.backends:
+            reasons = _reasons(backend, args, kwargs)
+            if not reasons:
+                return backend, passed
+            passed[backend.name] = reasons
+        raise BackendUnavailable(f"{self.name}: no backend can serve this call: {_join(passed)}")
+
+    def call(self, requested: str, *args: Any, **kwargs: Any) -> Tensor:
+        """Run the op with the requested backend, or the best one for `"auto"`."""
+        return self.choose(requested, args, kwargs).run(*args, **kwargs)
+
+    def choose(self, requested: str, args: tuple, kwargs: dict[str, Any]) -> Backend:
+        if requested == "auto":
+            requested = _env.backend()
+        if requested != "auto":
+            return self._named(requested, args, kwargs)
+        backend, passed = self.decide(args, kwargs)
+        if backend.name == "reference" and not _env.disabled() and not torch.compiler.is_compiling():
+            _warn_once(f"lightops.{self.name}: falling back to the reference implementation ({_join(passed)})")
+        return backend
+
+    def _named(self, name: str, args: tuple, kwargs: dict[str, Any]) -> Backend:
+        if name not in ORDER:
+            raise ValueError(f"{self.name}: got backend={name!r}, wants 'auto' or one of {', '.join(ORDER)}")
+        reasons = {b.name: _reasons(b, args, kwargs) for b in self.backends}
+        for backend in self.backends:
+            if backend.name == name and not reasons[name]:
+                return backend
+        why = "; ".join(reasons.get(name, ["this op has no such backend in this build"]))
+        available = ", ".join(n for n, r in reasons.items() if not r)
+        raise BackendUnavailable(f"{self.name}: backend {name!r} cannot serve this call: {why}. Available: {available}")
+
+
+OPS: dict[str, OpTable] = {}
+_warned: set[str] = set()
+
+
+def explain(op: str | Callable, *args: Any, **kwargs: Any) -> Decision:
+    """Which backend `lightops.ops.<op>(*args, **kwargs)` would use, and the reason each preferred one is passed over.
+
+    Runs nothing.
+    """
+    name = op if isinstance(op, str) else op.__name__
+    if name not in OPS:
+        raise ValueError(f"explain: got op={name!r}, wants one of {', '.join(sorted(OPS))}")
+    kwargs.pop("backend", None)
+    backend, passed = OPS[name].decide(args, kwargs)
+    return Decision(name, backend.name, passed)
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Every tensor in nested tuples, lists and dict values."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from tensors_in(item)
+    elif isinstance(value, dict):
+        yield from tensors_in(list(value.values()))
+
+
+def cpu_supports(*args: Any, **kwargs: Any) -> list[str]:
+    """Reasons against the CPU kernels: not built, other device or dtype, or a gradient is wanted (they are inference
+    kernels)."""
+    reasons = [why] if (why := _ext.cpu_reason()) else []
+    x = args[0]
+    if x.device.type not in ("cpu", "meta"):
+        reasons.append(f"input is on {x.device}, wants cpu")
+    if x.dtype not in KERNEL_DTYPES:
+        reasons.append(f"dtype {x.dtype} has no kernel")
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors_in((args, kwargs))):
+        reasons.append("gradients required")
+    if not torch.compiler.is_compiling() and _transformed():
+        reasons.append("inside a torch.func transform or forward-mode differentiation")
+    return reasons
+
+
+def cpu_backend(run: Callable[..., Tensor]) -> Backend:
+    return Backend("cpu", cpu_supports, run)
+
+
+def reference_backend(reference: Callable[..., Tensor]) -> Backend:
+    """The pure-torch specification: serves every call, differentiable, has no Winograd choice to make."""
+
+    def run(*args: Any, winograd: int = 0, **kwargs: Any) -> Tensor:
+        return reference(*args, **kwargs)
+
+    return Backend("reference", lambda *args, **kwargs: [], run)
+
+
+def _transformed() -> bool:
+    """True inside vmap, grad, jvp: the kernels have no rules for these, and forward mode would silently lose the
+    tangent."""
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
+def _reasons(backend: Backend, args: tuple, kwargs: dict[str, Any]) -> list[str]:
+    if backend.name != "reference" and _env.disabled():
+        return ["LIGHTOPS_DISABLE is set"]
+    return backend.supports(*args, **kwargs)
+
+
+def _join(passed: dict[str, list[str]]) -> str:
+    return "; ".join(f"{name}: {', '.join(reasons)}" for name, reasons in passed.items())
+
+
+def _warn_once(message: str) -> None:
+    if message not in _warned:
+        _warned.add(message)
+        warnings.warn(message, stacklevel=5)

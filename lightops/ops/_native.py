@@ -1,0 +1,154 @@
+"""The seam to the native library: op handles, layout at the boundary, packing.
+
+Everything on a hot path is a plain function over a bound handle.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightops import _ext
+from lightops.ops._dispatch import BackendUnavailable
+from lightops.reference import ACTIVATIONS, BatchNormParams, bn_affine
+
+ACT_CODE = {name: code for code, name in enumerate(ACTIVATIONS)}
+
+
+def native_op(name: str) -> Callable[..., Any]:
+    """The handle of `lightops::<name>`, bound once at import so that a call costs one dispatch; without the library, a
+    function that says why."""
+    why = _ext.cpu_reason()
+    if not why:
+        return getattr(torch.ops.lightops, name).default
+
+    def missing(*args: Any) -> Any:
+        raise BackendUnavailable(f"lightops::{name}: the CPU kernels are not available: {why}")
+
+    return missing
+
+
+def register_fake(name: str, fake: Callable[..., Any]) -> None:
+    """Register the shape function of `lightops::<name>`, where the native library defines the op."""
+    if not _ext.cpu_reason():
+        torch.library.register_fake(f"lightops::{name}", fake)
+
+
+def suggests_channels_last(t: Tensor) -> bool:
+    """PyTorch's own rule (`suggest_memory_format`) for which of the two layouts a 4-D tensor counts as, ambiguous
+    strides included."""
+    shape, stride = t.shape, t.stride()
+    if stride[1] == 0:
+        return False
+    least = 0
+    for d in (1, 3, 2, 0):
+        if shape[d] == 0 or stride[d] < least or (d == 0 and least == stride[1]):
+            return False
+        least = stride[d] * max(1, shape[d])
+    return True
+
+
+def to_nhwc(x: Tensor) -> tuple[Tensor, bool]:
+    """`(x with channels innermost, True when x counts as NCHW)`.
+
+    A channel slice of a wider NHWC buffer passes without a copy.
+    """
+    _, c, h, w = x.shape
+    sn, sc, sh, sw = x.stride()
+    if sc == 1 and c > 1 and sw >= c and sh == w * sw and sn >= h * sh:
+        return x, False
+    return _relayout(x), not suggests_channels_last(x)
+
+
+def _relayout(x: Tensor) -> Tensor:
+    y = x.contiguous(memory_format=torch.channels_last)
+    _, c, h, w = y.shape
+    strides = (h * w * c, 1, w * c, c)
+    # `contiguous` keeps whatever strides a size-1 dimension has; the kernels read all four.
+    return y if y.stride() == strides else y.as_strided(y.shape, strides)
+
+
+def to_nchw(out: Tensor) -> Tensor:
+    """A kernel's output as a stock NCHW result, with the strides stock gives it where a size of 1 leaves a choice."""
+    return out.contiguous().view(-1).view(out.shape)
+
+
+def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of sums, folded scales and packed weights for activations of `dtype`."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def affine(bn: BatchNormParams | None, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
+    """BN as `(scale, shift)` in the accumulation dtype; None gives None."""
+    if bn is None:
+        return None, None
+    scale, shift = bn_affine(bn)
+    to = accumulate_dtype(dtype)
+    return scale.detach().to(to).contiguous(), shift.detach().to(to).contiguous()
+
+
+def fold(bias: Tensor | None, bn: BatchNormParams | None, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
+    """A convolution's BN folded: the float64 scale for its weight, and the bias `bias * scale + shift` in the
+    accumulation dtype."""
+    scale = None
+    if bn is not None:
+        scale, shift = bn_affine(bn)
+        bias = shift if bias is None else bias.double() * scale + shift
+        scale = scale.detach()
+    return scale, None if bias is None else bias.detach().to(accumulate_dtype(dtype)).contiguous()
+
+
+def pack_conv(weight: Tensor, scale: Tensor | None, dtype: torch.dtype, algo: int = 0) -> Tensor:
+    """A convolution weight `[O, I, kh, kw]` times `scale` `[O]`, in the kernels' blocked order for `algo`."""
+    return _pack_conv2d(_matching(weight, dtype), scale, algo)
+
+
+def pack_depthwise(weight: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """A depthwise weight `[C, 1, kh, kw]` times `scale` `[C]` as `[kh*kw, C]`."""
+    return _pack_depthwise(_matching(weight, dtype), scale)
+
+
+def choose_algo(
+    winograd: int,
+    kernel: tuple[int, int],
+    dtype: torch.dtype,
+    stride: tuple[int, int] = (1, 1),
+    dilation: tuple[int, int] = (1, 1),
+) -> int:
+    """The algorithm code: `winograd` for a dense 3x3 of stride 1, else 0. float64 stays direct, because there it is the
+    accuracy that counts."""
+    if kernel == (3, 3) and stride == (1, 1) and dilation == (1, 1) and dtype != torch.float64:
+        return winograd
+    return 0
+
+
+def nhwc_empty(x: Tensor, channels: int, hw: tuple[int, int]) -> Tensor:
+    """What a kernel allocates for its output: `[N, channels, *hw]`, channels_last."""
+    return torch.empty((x.shape[0], channels, *hw), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+def _matching(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """The packers give float64 for float64 and float32 for every other weight dtype, so only a mismatch between the two
+    is cast."""
+    weight = weight.detach()
+    to = accumulate_dtype(dtype)
+    return weight if accumulate_dtype(weight.dtype) == to else weight.to(to)
+
+
+_pack_conv2d = native_op("pack_conv2d")
+_pack_depthwise = native_op("pack_depthwise")
+
+
+def _pack_conv2d_fake(weight: Tensor, scale: Tensor | None, algo: int) -> Tensor:
+    numel = _ext.packed_numel(*weight.shape, algo)
+    return torch.empty((numel,), dtype=accumulate_dtype(weight.dtype), device=weight.device)
+
+
+def _pack_depthwise_fake(weight: Tensor, scale: Tensor | None) -> Tensor:
+    taps = weight.shape[2] * weight.shape[3]
+    return torch.empty((taps, weight.shape[0]), dtype=accumulate_dtype(weight.dtype), device=weight.device)
+
+
+register_fake("pack_conv2d", _pack_conv2d_fake)
+register_fake("pack_depthwise", _pack_depthwise_fake)
