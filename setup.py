@@ -7,6 +7,6 @@ from setuptools import setup
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from build_backend.command import NATIVE, BuildNative  # noqa: E402
+from build_backend.command import NATIVE, BuildNative
 
 setup(ext_modules=[NATIVE], cmdclass={"build_ext": BuildNative})

@@ -15,7 +15,8 @@ class BuildNative(build_ext):
     """`build_ext` that runs the plan of build_backend/plan.py instead of setuptools' one-flag-set-per-extension."""
 
     def run(self) -> None:
-        folder = Path(self.build_temp).resolve() / "native"
+        # In place (`make build`, editable installs) one object folder is shared, so that neither compiles anew.
+        folder = plan.ROOT / "build" / "inplace" if self.inplace else Path(self.build_temp).resolve() / "native"
         target = (plan.ROOT if self.inplace else Path(self.build_lib).resolve()) / "lightops"
         target.mkdir(parents=True, exist_ok=True)
         module_name = Path(self.get_ext_filename(NATIVE.name)).name

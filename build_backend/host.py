@@ -89,7 +89,7 @@ def require_torch() -> Torch:
 
 
 def pybind11_include(torch: Torch) -> Path:
-    """Headers of the pybind11 package, else the copy that torch carries: a build without isolation may have no other."""
+    """Headers of the pybind11 package, else torch's copy: a build without isolation may have no other."""
     spec = importlib.util.find_spec("pybind11")
     if spec and spec.origin:
         return Path(spec.origin).parent / "include"

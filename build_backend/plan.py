@@ -1,6 +1,6 @@
 """What is compiled from what, with which flags: the list of steps from csrc/ to the three libraries of the package.
 
-    csrc/cpu/*.cpp        one object per instruction set   \\
+    csrc/cpu/**/*.cpp     one object per instruction set   \\
     csrc/cpu/once/*.cpp   one object (ISA choice, packing)  >  _ops.so   stable ABI, loaded by torch.ops.load_library
     csrc/torch/*.cpp      stable-ABI bindings              /
     csrc/python/*.cpp     pybind11, no torch            -> _C.<tag>.so   with the parts of csrc/cpu that it refers to
@@ -47,8 +47,9 @@ class Toolchain:
 
     def object(self, source: Path, output: Path, *flags: str) -> Step:
         depfile = output.with_suffix(".d")
-        command = (*self.cxx, *COMMON_FLAGS, *self.mode_flags, *flags, f"-I{CSRC / 'include'}", "-MMD", "-MF", str(depfile))
-        return Step(output, (*command, "-c", str(source), "-o", str(output)), (source,), depfile)
+        command = (*self.cxx, *COMMON_FLAGS, *self.mode_flags, *flags, f"-I{CSRC / 'include'}")
+        command += ("-MMD", "-MF", str(depfile), "-c", str(source), "-o", str(output))
+        return Step(output, command, (source,), depfile)
 
     def shared(self, output: Path, inputs: list[Path], *flags: str) -> Step:
         # -O1 sorts exports; --exclude-libs keeps archive members private even where a file forgot to hide them.
@@ -64,14 +65,45 @@ def sources(folder: str, suffix: str = ".cpp") -> list[Path]:
 def cpu_objects(tools: Toolchain, folder: Path) -> list[Step]:
     """Kernel objects, one per instruction set, and the once-only objects, which are told the instruction sets built."""
     built = host.isas(tools.cxx, tools.machine)
-    include = f"-I{CSRC / 'cpu'}"
+    base, include = CSRC / "cpu", f"-I{CSRC / 'cpu'}"
     steps = [
-        tools.object(src, folder / "cpu" / isa / f"{src.stem}.o", *KERNEL_FLAGS, *flags, f"-DLIGHTOPS_ISA={isa}", include)
+        tools.object(
+            src,
+            (folder / "cpu" / isa / src.relative_to(base)).with_suffix(".o"),
+            *(*KERNEL_FLAGS, *flags, f"-DLIGHTOPS_ISA={isa}", include),
+        )
         for isa, flags in built
-        for src in sources("cpu")
+        for src in sorted(base.rglob("*.cpp"))
+        if src.parent.name != "once"
     ]
     each = "-DLIGHTOPS_FOR_EACH_ISA(X)=" + " ".join(f"X({isa})" for isa, _ in built)
-    steps += [tools.object(src, folder / "cpu" / "once" / f"{src.stem}.o", each, include) for src in sources("cpu/once")]
+    once = folder / "cpu" / "once"
+    return steps + [tools.object(src, once / f"{src.stem}.o", each, include) for src in sources("cpu/once")]
+
+
+def native_test(tools: Toolchain, folder: Path) -> tuple[Path, list[Step]]:
+    """The C++ self-test of the CPU kernels: kernels and tests/native, no torch, no Python."""
+    kernels = cpu_objects(tools, folder)
+    flags = (f"-I{CSRC / 'cpu'}", "-pthread")
+    files = sorted((ROOT / "tests" / "native").glob("*.cpp"))
+    tests = [tools.object(src, folder / "test" / f"{src.stem}.o", *flags) for src in files]
+    inputs = tuple(step.output for step in (*tests, *kernels))
+    program = folder / "selftest"
+    static = ("-static",) if tools.machine != platform.machine() else ()  # qemu-user then needs no target libraries
+    link = (*tools.cxx, *tools.mode_flags, *static, "-pthread", "-o", str(program), *map(str, inputs))
+    return program, [*kernels, *tests, Step(program, link, inputs)]
+
+
+def cuda_objects(tools: Toolchain, nvcc: host.Nvcc, folder: Path) -> list[Step]:
+    """The CUDA kernels: nvcc and the seam headers alone."""
+    mode = ("-g", "-lineinfo") if tools.debug else ("-O3",)
+    compile_ = (nvcc.command, "-ccbin", tools.cxx[-1], "-std=c++17", *mode, *_gencode(cuda_archs(nvcc)))
+    compile_ += ("-Xcompiler", "-fPIC,-fvisibility=hidden", f"-I{CSRC / 'include'}", f"-I{CSRC / 'cuda'}")
+    steps = []
+    for src in sources("cuda", ".cu"):
+        out = folder / "cuda" / f"{src.stem}.o"
+        command = (*compile_, "-MMD", "-MF", str(out.with_suffix(".d")), "-c", str(src), "-o", str(out))
+        steps.append(Step(out, command, (src,), out.with_suffix(".d"), "nvcc"))
     return steps
 
 
@@ -155,21 +187,15 @@ def _gencode(archs: list[str]) -> list[str]:
 
 def cuda_library(tools: Toolchain, torch: host.Torch, nvcc: host.Nvcc, folder: Path, target: Path) -> list[Step]:
     """`_cuda.so`: kernels by nvcc alone, static cudart; linked so that it also loads beside a CPU-only torch."""
-    archs = _gencode(cuda_archs(nvcc))
-    mode = ("-g", "-lineinfo") if tools.debug else ("-O3",)
-    compile_ = (nvcc.command, "-ccbin", tools.cxx[-1], "-std=c++17", *mode, *archs, "-Xcompiler", "-fPIC,-fvisibility=hidden")
-    objects = []
-    for src in sources("cuda", ".cu"):
-        out = folder / "cuda" / f"{src.stem}.o"
-        command = (*compile_, f"-I{CSRC / 'include'}", "-MMD", "-MF", str(out.with_suffix(".d")), "-c", str(src), "-o", str(out))
-        objects.append(Step(out, command, (src,), out.with_suffix(".d"), "nvcc"))
+    objects = cuda_objects(tools, nvcc, folder)
     objects += [
         tools.object(s, folder / "torch_cuda" / f"{s.stem}.o", *_torch_flags(torch)) for s in sources("torch/cuda")
     ]
     inputs = [step.output for step in objects]
     # libtorch stays needed although nothing refers to it: a CUDA torch brings libtorch_cuda into scope through it.
     libs = ("-Xlinker", "--no-as-needed", f"-L{torch.lib}", "-ltorch", "-ltorch_cpu", "-lc10")
-    link = (nvcc.command, "-ccbin", tools.cxx[-1], "-shared", "-cudart", "static", *archs, "-o", str(target / "_cuda.so"))
+    link = (nvcc.command, "-ccbin", tools.cxx[-1], "-shared", "-cudart", "static", *_gencode(cuda_archs(nvcc)))
+    link += ("-o", str(target / "_cuda.so"))
     return [*objects, Step(target / "_cuda.so", (*link, *map(str, inputs), *libs), tuple(inputs))]
 
 

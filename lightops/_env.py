@@ -1,8 +1,8 @@
-"""The environment variables of lightops: the one place that reads them (the native layer reads LIGHTOPS_CPU_ISA itself).
+"""The environment variables of lightops, read here alone (the native layer reads LIGHTOPS_CPU_ISA for itself).
 
 | variable | values | effect |
 |---|---|---|
-| `LIGHTOPS_DISABLE` | 0 (default), 1 | 1 turns every fused path off: ops run their reference, modules their stock forward |
+| `LIGHTOPS_DISABLE` | 0 (default), 1 | 1: no fused path; ops run their reference, modules their stock forward |
 | `LIGHTOPS_BACKEND` | auto (default), cuda, triton, cpu, reference | forces a backend; one that cannot serve raises |
 | `LIGHTOPS_CPU_ISA` | auto (default), v4, v3, baseline, neon | instruction set of the CPU kernels, read once at load |
 """
@@ -33,3 +33,9 @@ def backend() -> str:
 def cpu_isa() -> str:
     """The value of LIGHTOPS_CPU_ISA as given (judged at load, where the reason is recorded); "auto" when unset."""
     return os.environ.get("LIGHTOPS_CPU_ISA") or "auto"
+
+
+def as_set() -> dict[str, str]:
+    """The variables that are set, with their values as given, valid or not."""
+    names = ("LIGHTOPS_DISABLE", "LIGHTOPS_BACKEND", "LIGHTOPS_CPU_ISA")
+    return {name: os.environ[name] for name in names if name in os.environ}

@@ -1,8 +1,8 @@
 """The native libraries: loaded here and nowhere else, once, at import. A failure is a recorded reason, never an error.
 
-    _C      pybind11, no torch: build facts, CPU features, packed sizes
-    _ops    stable-ABI operators for the CPU: `torch.ops.lightops.*`
-    _cuda   stable-ABI operators for CUDA
+_C      pybind11, no torch: build facts, CPU features, packed sizes
+_ops    stable-ABI operators for the CPU: `torch.ops.lightops.*`
+_cuda   stable-ABI operators for CUDA
 """
 
 import importlib
@@ -26,7 +26,8 @@ _REBUILD = "build it with `pip install .` (or `make build` in a checkout)"
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    # torch wraps the loader's message, which names the missing symbol or file, in one that names only the path.
+    return " ".join(str(error.__cause__ or error).split())
 
 
 @cache
@@ -73,7 +74,7 @@ def _library(stem: str) -> str:
 
 
 def cpu_reason() -> str:
-    """"" when the CPU operators are loaded, else why not."""
+    """Why the CPU operators cannot run; "" when they can."""
     return _library("_ops") or _module()[1]
 
 
@@ -86,12 +87,12 @@ def _device_arch_reason() -> str:
 
 
 def cuda_reason() -> str:
-    """"" when the CUDA operators can run, else why not."""
+    """Why the CUDA operators cannot run; "" when they can."""
     return _library("_cuda") or _device_arch_reason()
 
 
 def triton_reason() -> str:
-    """"" when the Triton kernels can run, else why not. Does not import triton."""
+    """Why the Triton kernels cannot run; "" when they can. Does not import triton."""
     if importlib.util.find_spec("lightops.kernels") is None or not (_FOLDER / "kernels" / "triton").is_dir():
         return "this version has no Triton kernels"
     if importlib.util.find_spec("triton") is None:
@@ -166,9 +167,5 @@ def status() -> dict[str, Any]:
             "torch_capability": torch.backends.cpu.get_cpu_capability(),
         },
         "build": info,
-        "environment": {
-            "LIGHTOPS_DISABLE": _env.disabled(),
-            "LIGHTOPS_BACKEND": _env.backend(),
-            "LIGHTOPS_CPU_ISA": _env.cpu_isa(),
-        },
+        "environment": _env.as_set(),
     }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "lightops/dispatch.h"
+#include "lightops/pack.h"
 
 namespace py = pybind11;
 

@@ -1,0 +1,6 @@
+"""`python -m lightops ...`: the same as the `lightops` command."""
+
+from lightops.cli import main
+
+if __name__ == "__main__":
+    main()
