@@ -44,7 +44,7 @@ class Notes:
 
 
 def _cells(printed: Printed | None, total: int, by_kind: dict[str, int], notes: Notes) -> tuple[str, str]:
-    """(printed, ours) of one figure; ours in full for parameters, in the printed unit for multiply-adds by caller."""
+    """(printed, ours) cells of one figure; ours with the same parts left out, and in MiB where a size is printed."""
     if printed is None:
         return "-", f"{total:,}"
     ours = exact(printed, total, by_kind)
@@ -54,7 +54,7 @@ def _cells(printed: Printed | None, total: int, by_kind: dict[str, int], notes: 
 
 
 def _line(row: Row, notes: Notes) -> str:
-    counted = row.count()
+    counted = row.counted
     arguments = ", ".join(f"{key}={value!r}" for key, value in row.kwargs.items()) or "-"
     size = "x".join(map(str, row.input_size))
     parameters = _cells(row.parameters, counted.parameters, counted.parameters_by_kind, notes)

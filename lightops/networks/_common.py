@@ -28,6 +28,6 @@ def check_choice(network: str, name: str, value: object, choices: Collection[obj
 
 
 def make_divisible(value: float, divisor: int) -> int:
-    """Nearest multiple of ``divisor``, at least ``divisor``, never more than 10% below ``value`` (MobileNetV2's rule)."""
+    """Nearest multiple of ``divisor``, at least ``divisor``, at most 10% below ``value`` (MobileNetV2)."""
     rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * value else rounded

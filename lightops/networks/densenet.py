@@ -34,7 +34,7 @@ BLOCK_CONFIGS = {
 class DenseLayer(nn.Module):
     """One composite function H: [N, C, H, W] -> [N, k, H, W].
 
-    ``bn_size`` > 0: bn-relu-conv1x1 to ``bn_size * k`` channels, bn-relu-conv3x3 to k; ``bn_size`` = 0: bn-relu-conv3x3.
+    ``bn_size`` > 0: bn-relu-conv1x1 to ``bn_size * k`` channels, bn-relu-conv3x3 to k; 0: bn-relu-conv3x3 alone.
     ``drop_rate`` follows the last convolution, ``inner_drop_rate`` the bottleneck's 1x1.
     """
 
@@ -68,7 +68,7 @@ class DenseLayer(nn.Module):
 
 
 class DenseBlock(nn.ModuleDict):
-    """``num_layers`` dense layers: [N, C, H, W] -> [N, C + num_layers * k, H, W], the input first, then each layer's k."""
+    """``num_layers`` dense layers: [N, C, H, W] -> [N, C + num_layers * k, H, W], input first."""
 
     def __init__(
         self,
@@ -211,7 +211,7 @@ def densenet161(**kwargs: object) -> DenseNet:
 
 
 def densenet264(growth_rate: int = 32, **kwargs: object) -> DenseNet:
-    """DenseNet-264. k = 32: arXiv:1608.06993 table 1; k = 48: the "cosine" net of arXiv:1707.06990 (73 M parameters)."""
+    """DenseNet-264; k = 32: arXiv:1608.06993 table 1; k = 48: the 73 M parameter net of arXiv:1707.06990."""
     check_int("densenet264", "growth_rate", growth_rate)
     return DenseNet(growth_rate, BLOCK_CONFIGS[264], 2 * growth_rate, **kwargs)
 

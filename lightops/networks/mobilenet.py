@@ -25,7 +25,7 @@ V2_BLOCKS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96,
 
 
 class SamePad(nn.Module):
-    """TensorFlow's "SAME" zeros for a 3x3 stride-2 convolution: (0, 1) around an even extent, (1, 1) around an odd one."""
+    """TensorFlow's "SAME" zeros for a 3x3 stride-2 convolution: (0, 1) around an even extent, (1, 1) an odd one."""
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]

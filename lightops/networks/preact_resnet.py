@@ -2,8 +2,8 @@
 arXiv:1603.05027 (pre-activation), and the original order of "Deep Residual Learning for Image Recognition", 2015,
 arXiv:1512.03385 (post-activation), for comparison.
 
-A pre-activation unit is x + conv(relu(bn(conv(relu(bn(x)))))); nothing but the addition lies on the identity path. Where
-the shape changes the first bn-relu is shared by the branch and the 1x1 shortcut. A post-activation unit is
+A pre-activation unit is x + conv(relu(bn(conv(relu(bn(x)))))); nothing but the addition lies on the identity path.
+Where the shape changes the first bn-relu is shared by the branch and the 1x1 shortcut. A post-activation unit is
 relu(x + bn(conv(relu(bn(conv(x)))))).
 """
 
@@ -222,7 +222,9 @@ def preact_resnet(
         check_choice("preact_resnet", "depth", depth, IMAGENET_BLOCKS)
         usual, units = IMAGENET_BLOCKS[depth]
         if block not in (None, usual):
-            raise ValueError(f"preact_resnet: depth {depth} of style 'imagenet' has {usual!r} blocks, got block={block!r}")
+            raise ValueError(
+                f"preact_resnet: depth {depth} of style 'imagenet' has {usual!r} blocks, got block={block!r}"
+            )
         block, widths, stem_channels, classes = usual, (64, 128, 256, 512), 64, 1000
     if shortcut is None:
         shortcut = "padding" if style == "cifar" and block == "basic" else "projection"

@@ -93,7 +93,9 @@ class SqueezeNet(nn.Module):
             channels = expand1x1 + expand3x3
         self.features = nn.Sequential(*layers)
         last = nn.Conv2d(channels, num_classes, kernel_size=1)
-        self.classifier = nn.Sequential(nn.Dropout(p=dropout), last, nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d((1, 1)))
+        self.classifier = nn.Sequential(
+            nn.Dropout(p=dropout), last, nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d((1, 1))
+        )
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 if module is last:
