@@ -133,6 +133,8 @@ def cpu_supports(*args: Any, **kwargs: Any) -> list[str]:
         reasons.append(f"dtype {x.dtype} has no kernel")
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors_in((args, kwargs))):
         reasons.append("gradients required")
+    if torch.is_autocast_enabled(x.device.type):
+        reasons.append("autocast is on, which casts each operation of the reference")
     if not torch.compiler.is_compiling() and _transformed():
         reasons.append("inside a torch.func transform or forward-mode differentiation")
     return reasons

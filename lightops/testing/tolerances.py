@@ -1,0 +1,31 @@
+"""The tolerance policy of lightops: three oracles, and the numbers behind them.
+
+Nothing else in the repository holds a tolerance.
+
+T1  exact: integer data sized so that no sum rounds; the result must equal the float64 reference rounded once to the
+output's dtype. T2  bounded: real data, elementwise `|result - float64 reference| <= c * u * S`; u is the unit roundoff
+of the dtype, S the same sum over absolute values (`oracle.magnitude`), which is what a rounding error of any summation
+order is measured by. T3  whole networks in float64 at `NETWORK_RTOL`, `NETWORK_ATOL`. In float32 a whole network is no
+gate: ReLU flips amplify, and stock against itself in the other layout already breaks every useful limit.
+"""
+
+import torch
+
+UNIT_ROUNDOFF = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
+
+# Stock PyTorch's own worst c over 400 random BN-ReLU-conv blocks was 13 in float32 and 2 in bfloat16 (one rounding of
+# the input's affine form, one of the output, the sums in float32). float64 is held to float32's figure: same kernels,
+# same order of sums.
+BOUND = {torch.float64: 16.0, torch.float32: 16.0, torch.float16: 4.0, torch.bfloat16: 4.0}
+
+# Below the normal range a result is rounded to a multiple of the smallest subnormal, not relative to its size.
+SUBNORMAL = {torch.float64: 2.0**-1074, torch.float32: 2.0**-149, torch.float16: 2.0**-24, torch.bfloat16: 2.0**-133}
+
+NETWORK_RTOL, NETWORK_ATOL = 1e-9, 1e-12
+
+# Integers up to here are exact in the accumulator: what T1's data must stay below.
+EXACT_LIMIT = {torch.float64: 2.0**53, torch.float32: 2.0**24, torch.float16: 2.0**24, torch.bfloat16: 2.0**24}
+
+# A test whose outputs are mostly zeros proves little: ReLU hides what lies below. Over a batch of exact cases at most
+# this share.
+ZERO_SHARE = 0.3
