@@ -15,6 +15,7 @@ from torch import Tensor
 from lightops import reference
 from lightops.reference import BatchNormParams, DenseLayerParams
 from lightops.testing.calls import Call
+from lightops.testing.compare import check_bounded, check_exact
 
 # Largest slope of an activation: what an error in front of it can grow by.
 _SLOPE = {"none": 1.0, "relu": 1.0, "relu6": 1.0, "hardswish": 1.5, "silu": 1.1}
@@ -68,6 +69,15 @@ def truth(call: Call, actual: Tensor | None = None) -> Truth:
     kwargs = {key: value for key, value in exact.kwargs.items() if key != "winograd"}
     expected = getattr(reference, call.op)(*exact.args, **kwargs)
     return Truth(expected, _MAGNITUDE[call.op](*exact.args, **{**exact.kwargs, **_winograd_option(call)}))
+
+
+def judge(call: Call, kind: str, actual: Tensor) -> float:
+    """Compare a result with the reference; the worst error in units of u * S, 0 for the exact oracle."""
+    expected, magnitude = truth(call, actual)
+    if kind == "exact":
+        check_exact(actual, expected)
+        return 0.0
+    return check_bounded(actual, expected, magnitude)
 
 
 def _algo(call: Call) -> int:
