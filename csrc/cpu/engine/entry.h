@@ -1,0 +1,17 @@
+// The two entry points every op file defines for its instruction set, from one templated body.
+#pragma once
+
+#include "engine/parallel.h"
+#include "lightops/common.h"
+
+// Defines <op>_workspace and <op>_cpu in the ISA's namespace; once/dispatch.cpp selects between them. The op file
+// provides `template <class C> struct Body { explicit Body(const Params&); int64_t workspace() const; void run(); }`.
+#define LIGHTOPS_CPU_OP(op, Params)                                                                            \
+  int64_t op##_workspace(const Params& p) {                                                                    \
+    return p.type == DType::f64 ? Body<double>(p).workspace() : Body<float>(p).workspace();                    \
+  }                                                                                                            \
+  Status op##_cpu(const Params& p) {                                                                           \
+    if (p.type == DType::f64) Body<double>(p).run();                                                           \
+    else Body<float>(p).run();                                                                                 \
+    return Status::ok;                                                                                         \
+  }

@@ -1,0 +1,175 @@
+#include "engine/gemm.h"
+
+#include "engine/activation.h"
+
+namespace lightops {
+namespace LIGHTOPS_ISA {
+namespace {
+
+constexpr int kVecs = 2;
+
+// One tile: up to kMaxRows rows of A against kVecs vectors of output channels.
+template <class C> struct Tile {
+  const C* a;
+  const C* b;         // first column of the tile inside its panel
+  Vec<C> bias[kVecs];
+  Clamp<C> clamp;
+  C* out;
+  int64_t out_stride;
+  const C* residual;  // null: none
+  int64_t residual_stride;
+  int64_t columns;    // valid columns, from 1 to kVecs * lanes
+};
+
+// A is read by broadcast straight from its rows, B streams from the packed panel; the accumulators never leave
+// registers. Rows is a compile-time number so that the loops over the tile unroll completely.
+template <class C, int Rows> void micro_kernel(const Gemm<C>& g, const Tile<C>& t) {
+  constexpr int L = kLanes<C>;
+  Vec<C> sum[Rows][kVecs];
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < kVecs; ++v) sum[r][v] = t.bias[v];
+
+  const C* b = t.b;
+  for (int64_t s = 0; s < g.segments; ++s) {
+    for (int64_t tap = 0; tap < g.taps; ++tap) {
+      const C* a = t.a + s * g.segment_stride + tap * g.tap_stride;
+      for (int64_t k = 0; k < g.length; ++k) {
+        Vec<C> weight[kVecs];
+#pragma GCC unroll 2
+        for (int v = 0; v < kVecs; ++v) weight[v] = load(b + v * L);
+        b += kPanel;
+#pragma GCC unroll 16
+        for (int r = 0; r < Rows; ++r) {
+          Vec<C> x = splat(a[r * g.a_inner + k]);
+#pragma GCC unroll 2
+          for (int v = 0; v < kVecs; ++v) sum[r][v] += x * weight[v];
+        }
+      }
+    }
+  }
+
+  const bool whole = t.columns == kVecs * L;
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVecs; ++v) {
+      const int64_t left = t.columns - v * L;
+      if (!whole && left <= 0) continue;
+      const int64_t count = whole ? L : left;
+      Vec<C> y = t.clamp(sum[r][v]);
+      if (t.residual) y += load_upto(t.residual + r * t.residual_stride + v * L, count);
+      store_upto(t.out + r * t.out_stride + v * L, y, count);
+    }
+  }
+}
+
+template <class C> using Kernel = void (*)(const Gemm<C>&, const Tile<C>&);
+
+template <class C, int Rows> struct Table {
+  static void fill(Kernel<C>* table) {
+    table[Rows] = micro_kernel<C, Rows>;
+    Table<C, Rows - 1>::fill(table);
+  }
+};
+template <class C> struct Table<C, 0> {
+  static void fill(Kernel<C>*) {}
+};
+
+template <class C> struct Kernels {
+  Kernel<C> table[kMaxRows + 1] = {};
+  Kernels() { Table<C, kMaxRows>::fill(table); }
+};
+
+// What a sum still needs when the output is not the compute type, or the activation is not a clamp.
+template <class C, class T>
+void finish_rows(const C* sums, int64_t sum_stride, int64_t rows, int64_t columns, Act act, T* out, int64_t out_stride,
+                 const T* residual, int64_t residual_stride) {
+  constexpr int L = kLanes<C>;
+  const Clamp<C> clamp(act);
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < columns; c += L) {
+      Vec<C> y = load(sums + r * sum_stride + c);
+      y = is_clamp(act) ? clamp(y) : smooth<C>(y, act);
+      if (residual) y += load_upto(residual + r * residual_stride + c, columns - c);
+      store_upto(out + r * out_stride + c, y, columns - c);
+    }
+  }
+}
+
+
+template <class C, class T>
+void run_panels(const Gemm<C>& g, int64_t first, int64_t last) {
+  static const Kernels<C> kernels;
+  constexpr int L = kLanes<C>;
+  constexpr int kColumns = kVecs * L;
+  const bool direct = sizeof(T) == sizeof(C) && is_clamp(g.act);
+  const int64_t depth = g.depth();
+  const int64_t tiles = ceil_div(g.inner, kMaxRows);
+  C sums[kMaxRows * kColumns];
+
+  for (int64_t panel = first; panel < last; ++panel) {
+    for (int64_t column = panel * kPanel; column < panel * kPanel + kPanel && column < g.outputs; column += kColumns) {
+      const int64_t left = g.outputs - column;
+      const int64_t columns = left < kColumns ? left : kColumns;
+      const C* weights = g.b + panel * depth * kPanel + column % kPanel;
+      Tile<C> tile{nullptr, weights, {}, Clamp<C>(direct ? g.act : Act::none),
+                   sums,    kColumns, nullptr, 0, columns};
+      for (int v = 0; v < kVecs; ++v) {
+        const int64_t count = columns - v * L;
+        if (g.bias && count > 0) tile.bias[v] = load_upto(g.bias + column + v * L, count);
+      }
+      for (int64_t i = 0; i < g.outer; ++i) {
+        tile.b = weights + i * g.b_outer;
+        // Tiles of equal height (13 + 12 + 12 + 12 rather than 14 + 14 + 14 + 7): a short tile waits on its own sums.
+        for (int64_t done = 0, k = tiles; k > 0; --k) {
+          const int64_t rows = ceil_div(g.inner - done, k);
+          tile.a = g.a + i * g.a_outer + done * g.a_inner;
+          T* out = static_cast<T*>(g.out) + i * g.out_outer + done * g.out_inner + column;
+          const T* residual = g.residual
+              ? static_cast<const T*>(g.residual) + i * g.residual_outer + done * g.residual_inner + column
+              : nullptr;
+          if (direct) {
+            tile.out = reinterpret_cast<C*>(out);
+            tile.out_stride = g.out_inner;
+            tile.residual = reinterpret_cast<const C*>(residual);
+            tile.residual_stride = g.residual_inner;
+            kernels.table[rows](g, tile);
+          } else {
+            tile.columns = kColumns;  // the packed panel is zero filled, so whole vectors are safe
+            kernels.table[rows](g, tile);
+            finish_rows<C, T>(sums, kColumns, rows, columns, g.act, out, g.out_inner, residual, g.residual_inner);
+          }
+          done += rows;
+        }
+      }
+    }
+  }
+}
+
+// Outer rows that follow each other without a gap are one long row: no short tile at the end of each.
+template <class C> Gemm<C> joined(Gemm<C> g) {
+  if (g.b_outer == 0 && g.a_outer == g.inner * g.a_inner && g.out_outer == g.inner * g.out_inner &&
+      (!g.residual || g.residual_outer == g.inner * g.residual_inner)) {
+    g.inner *= g.outer;
+    g.outer = 1;
+  }
+  return g;
+}
+
+}  // namespace
+
+template <> void gemm<float>(const Gemm<float>& given, int64_t first, int64_t last) {
+  const Gemm<float> g = joined(given);
+  if (g.out_type == DType::bf16) run_panels<float, bf16>(g, first, last);
+  else if (g.out_type == DType::f16) run_panels<float, f16>(g, first, last);
+  else run_panels<float, float>(g, first, last);
+}
+
+template <> void gemm<double>(const Gemm<double>& g, int64_t first, int64_t last) {
+  run_panels<double, double>(joined(g), first, last);
+}
+
+}  // namespace LIGHTOPS_ISA
+}  // namespace lightops

@@ -1,0 +1,67 @@
+#include "engine/pointwise.h"
+
+namespace lightops {
+namespace LIGHTOPS_ISA {
+namespace {
+
+template <class C> void block(const Pointwise<C>& p, int64_t rows, int64_t width, int64_t first, int64_t last) {
+  Gemm<C> g;
+  g.outer = rows;
+  g.inner = width;
+  if (p.in_place()) {
+    g.a = static_cast<const C*>(p.x);
+    g.a_outer = p.x_row;
+    g.a_inner = p.x_pixel;
+  } else {
+    for (int64_t y = 0; y < rows; ++y)
+      load_pixels<C>(at(p.x, p.type, y * p.x_row), p.type, p.x_pixel, width, p.channels, p.prologue,
+                     p.scratch + y * width * p.channels);
+    g.a = p.scratch;
+    g.a_outer = width * p.channels;
+    g.a_inner = p.channels;
+  }
+  g.length = p.channels;
+  g.b = p.weights;
+  g.outputs = p.outputs;
+  g.bias = p.bias;
+  g.act = p.act;
+  g.out = p.out;
+  g.out_type = p.out_type;
+  g.out_outer = p.out_row;
+  g.out_inner = p.out_pixel;
+  g.residual = p.residual;
+  g.residual_outer = p.residual_row;
+  g.residual_inner = p.residual_pixel;
+  gemm(g, first, last);
+}
+
+}  // namespace
+
+template <class C> void pointwise(Pointwise<C> p, int64_t first, int64_t last) {
+  const bool one_line = p.x_row == p.width * p.x_pixel && p.out_row == p.width * p.out_pixel &&
+                        (!p.residual || p.residual_row == p.width * p.residual_pixel);
+  if (one_line) {  // rows that follow each other are one long row: no short tile at the end of each
+    p.width *= p.rows;
+    p.rows = 1;
+  }
+  const int64_t pixels = pointwise_pixels<C>(p.channels);
+  const int64_t step_rows = p.rows == 1 ? 1 : (pixels / p.width > 1 ? pixels / p.width : 1);
+  const int64_t step_width = p.rows == 1 ? pixels : p.width;
+  for (int64_t y = 0; y < p.rows; y += step_rows) {
+    for (int64_t x = 0; x < p.width; x += step_width) {
+      const int64_t rows = p.rows - y < step_rows ? p.rows - y : step_rows;
+      const int64_t width = p.width - x < step_width ? p.width - x : step_width;
+      Pointwise<C> part = p;
+      part.x = at(p.x, p.type, y * p.x_row + x * p.x_pixel);
+      part.out = at(p.out, p.out_type, y * p.out_row + x * p.out_pixel);
+      if (p.residual) part.residual = at(p.residual, p.out_type, y * p.residual_row + x * p.residual_pixel);
+      block(part, rows, width, first, last);
+    }
+  }
+}
+
+template void pointwise<float>(Pointwise<float>, int64_t, int64_t);
+template void pointwise<double>(Pointwise<double>, int64_t, int64_t);
+
+}  // namespace LIGHTOPS_ISA
+}  // namespace lightops

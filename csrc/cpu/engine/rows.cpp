@@ -1,0 +1,226 @@
+#include "engine/rows.h"
+
+#include "engine/activation.h"
+
+namespace lightops {
+namespace LIGHTOPS_ISA {
+namespace {
+
+// The prologue with its three shapes resolved outside the pixel loop.
+enum class Step { copy, clamp, affine, smooth };
+
+template <class C> Step step_of(const Prologue<C>& p) {
+  if (!is_clamp(p.act)) return Step::smooth;
+  if (p.scale) return Step::affine;
+  return p.act == Act::none ? Step::copy : Step::clamp;
+}
+
+template <class C, Step S>
+LIGHTOPS_INLINE Vec<C> apply(const Prologue<C>& p, const Clamp<C>& clamp, Vec<C> v, int64_t c, int64_t count) {
+  if (S == Step::copy) return v;
+  if (S == Step::clamp) return clamp(v);
+  if (p.scale) v = v * load_upto(p.scale + c, count) + load_upto(p.shift + c, count);
+  return S == Step::affine ? clamp(v) : smooth<C>(v, p.act);
+}
+
+template <class C, class T, Step S>
+void load_typed(const T* in, int64_t in_stride, int64_t pixels, int64_t channels, const Prologue<C>& p, C* out) {
+  constexpr int L = kLanes<C>;
+  const Clamp<C> clamp(p.act);
+  const int64_t whole = channels / L * L;
+  for (int64_t i = 0; i < pixels; ++i, in += in_stride, out += channels) {
+    for (int64_t c = 0; c < whole; c += L) store(out + c, apply<C, S>(p, clamp, load(in + c), c, L));
+    if (whole < channels) {
+      const int64_t left = channels - whole;
+      store(out + whole, apply<C, S>(p, clamp, load_partial(in + whole, left), whole, left));
+    }
+  }
+}
+
+template <class C, class T, Step S>
+void pool_typed(const T* top, const T* bottom, int64_t in_stride, int64_t pixels, int64_t channels,
+                const Prologue<C>& p, C* out) {
+  constexpr int L = kLanes<C>;
+  const Clamp<C> clamp(p.act);
+  for (int64_t i = 0; i < pixels; ++i, top += 2 * in_stride, bottom += 2 * in_stride, out += channels) {
+    for (int64_t c = 0; c < channels; c += L) {
+      const int64_t left = channels - c;
+      Vec<C> sum = apply<C, S>(p, clamp, load_upto(top + c, left), c, left);
+      sum += apply<C, S>(p, clamp, load_upto(top + in_stride + c, left), c, left);
+      sum += apply<C, S>(p, clamp, load_upto(bottom + c, left), c, left);
+      sum += apply<C, S>(p, clamp, load_upto(bottom + in_stride + c, left), c, left);
+      store(out + c, sum * splat(C(0.25)));
+    }
+  }
+}
+
+template <class C, class T, Step S>
+void accumulate_typed(const T* in, int64_t in_stride, int64_t pixels, int64_t channels, const Prologue<C>& p, C* sum) {
+  constexpr int L = kLanes<C>;
+  const Clamp<C> clamp(p.act);
+  for (int64_t c = 0; c < channels; c += L) {
+    const int64_t left = channels - c;
+    Vec<C> total = load_upto(sum + c, left);
+    for (int64_t i = 0; i < pixels; ++i) total += apply<C, S>(p, clamp, load_upto(in + i * in_stride + c, left), c, left);
+    store_upto(sum + c, total, left);
+  }
+}
+
+// Calls Body<C, T, S>::run(arguments...) with the storage type and the prologue step as types.
+template <template <class, class, Step> class Body, class C, class T, class... A>
+void with_step(Step step, A... arguments) {
+  switch (step) {
+    case Step::copy: return Body<C, T, Step::copy>::run(arguments...);
+    case Step::clamp: return Body<C, T, Step::clamp>::run(arguments...);
+    case Step::affine: return Body<C, T, Step::affine>::run(arguments...);
+    case Step::smooth: return Body<C, T, Step::smooth>::run(arguments...);
+  }
+}
+template <template <class, class, Step> class Body, class C> struct Dispatch {
+  template <class... A> static void run(DType type, Step step, A... arguments) {
+    if (type == DType::bf16) with_step<Body, C, bf16>(step, arguments...);
+    else if (type == DType::f16) with_step<Body, C, f16>(step, arguments...);
+    else with_step<Body, C, float>(step, arguments...);
+  }
+};
+template <template <class, class, Step> class Body> struct Dispatch<Body, double> {
+  template <class... A> static void run(DType, Step step, A... arguments) {
+    with_step<Body, double, double>(step, arguments...);
+  }
+};
+
+template <class C, class T, Step S> struct Load {
+  static void run(const void* in, int64_t stride, int64_t pixels, int64_t channels, const Prologue<C>* p, C* out) {
+    load_typed<C, T, S>(static_cast<const T*>(in), stride, pixels, channels, *p, out);
+  }
+};
+template <class C, class T, Step S> struct Pool {
+  static void run(const void* top, const void* bottom, int64_t stride, int64_t pixels, int64_t channels,
+                  const Prologue<C>* p, C* out) {
+    pool_typed<C, T, S>(static_cast<const T*>(top), static_cast<const T*>(bottom), stride, pixels, channels, *p, out);
+  }
+};
+template <class C, class T, Step S> struct Accumulate {
+  static void run(const void* in, int64_t stride, int64_t pixels, int64_t channels, const Prologue<C>* p, C* sum) {
+    accumulate_typed<C, T, S>(static_cast<const T*>(in), stride, pixels, channels, *p, sum);
+  }
+};
+
+}  // namespace
+
+template <class C>
+void load_pixels(const void* in, DType type, int64_t in_stride, int64_t pixels, int64_t channels,
+                 const Prologue<C>& prologue, C* out) {
+  Dispatch<Load, C>::run(type, step_of(prologue), in, in_stride, pixels, channels, &prologue, out);
+}
+
+template <class C>
+void load_pooled_row(const void* top, const void* bottom, DType type, int64_t in_stride, int64_t out_pixels,
+                     int64_t channels, const Prologue<C>& prologue, C* out) {
+  Dispatch<Pool, C>::run(type, step_of(prologue), top, bottom, in_stride, out_pixels, channels, &prologue, out);
+}
+
+template <class C>
+void load_padded_row(const Nhwc& image, DType type, int64_t n, int64_t y, int64_t pad, const Prologue<C>& prologue,
+                     C* out) {
+  const int64_t border = pad * image.c;
+  if (y < 0 || y >= image.h) {
+    memset(out, 0, size_t(image.w * image.c + 2 * border) * sizeof(C));
+    return;
+  }
+  memset(out, 0, size_t(border) * sizeof(C));
+  load_pixels<C>(at(image.data, type, n * image.image + y * image.row()), type, image.pixel, image.w, image.c, prologue,
+                 out + border);
+  memset(out + border + image.w * image.c, 0, size_t(border) * sizeof(C));
+}
+
+template <class C>
+void accumulate_pixels(const void* in, DType type, int64_t in_stride, int64_t pixels, int64_t channels,
+                       const Prologue<C>& prologue, C* sum) {
+  Dispatch<Accumulate, C>::run(type, step_of(prologue), in, in_stride, pixels, channels, &prologue, sum);
+}
+
+namespace {
+
+template <class C, class T>
+void interleave(const T* planes, int64_t channels, int64_t plane, int64_t width, C* out) {
+  constexpr int L = kLanes<C>;
+  C values[L];
+  for (int64_t c = 0; c < channels; ++c) {
+    const T* in = planes + c * plane;
+    for (int64_t x = 0; x < width; x += L) {
+      const int64_t count = width - x < L ? width - x : L;
+      store(values, load_upto(in + x, count));
+      for (int64_t i = 0; i < count; ++i) out[(x + i) * channels + c] = values[i];
+    }
+  }
+}
+
+template <class C, class T> void store_typed(const C* values, int64_t count, T* out) {
+  for (int64_t i = 0; i < count; i += kLanes<C>) store_upto(out + i, load_upto(values + i, count - i), count - i);
+}
+
+// Calls f with a null pointer of the storage type.
+template <class C> struct Storage {
+  template <class F> static void with(DType type, const F& f) {
+    if (type == DType::bf16) f(static_cast<bf16*>(nullptr));
+    else if (type == DType::f16) f(static_cast<f16*>(nullptr));
+    else f(static_cast<float*>(nullptr));
+  }
+};
+template <> struct Storage<double> {
+  template <class F> static void with(DType, const F& f) { f(static_cast<double*>(nullptr)); }
+};
+
+}  // namespace
+
+template <class C>
+void load_planar_row(const void* planes, DType type, int64_t channels, int64_t height, int64_t width, int64_t y,
+                     int64_t pad, C* out) {
+  const int64_t border = pad * channels;
+  if (y < 0 || y >= height) {
+    memset(out, 0, size_t(width * channels + 2 * border) * sizeof(C));
+    return;
+  }
+  memset(out, 0, size_t(border) * sizeof(C));
+  Storage<C>::with(type, [&](auto* tag) {
+    interleave<C>(static_cast<decltype(tag)>(const_cast<void*>(planes)) + y * width, channels, height * width, width,
+                  out + border);
+  });
+  memset(out + border + width * channels, 0, size_t(border) * sizeof(C));
+}
+
+template <class C> void store_values(const C* values, int64_t count, DType type, void* out) {
+  Storage<C>::with(type, [&](auto* tag) { store_typed<C>(values, count, static_cast<decltype(tag)>(out)); });
+}
+
+template <class C>
+void max_pool_row(const C* in, int64_t in_row, int64_t rows, int64_t in_width, int64_t channels, int64_t kernel,
+                  int64_t stride, int64_t pad, int64_t out_width, C* out) {
+  constexpr int L = kLanes<C>;
+  for (int64_t x = 0; x < out_width; ++x) {
+    const int64_t left = x * stride - pad;
+    const int64_t first = left < 0 ? 0 : left, last = left + kernel < in_width ? left + kernel : in_width;
+    for (int64_t c = 0; c < channels; c += L) {
+      const int64_t count = channels - c;
+      Vec<C> best = splat(-C(__builtin_inff()));
+      for (int64_t y = 0; y < rows; ++y)
+        for (int64_t i = first; i < last; ++i) best = pool_max(best, load_upto(in + y * in_row + i * channels + c, count));
+      store_upto(out + x * channels + c, best, count);
+    }
+  }
+}
+
+#define LIGHTOPS_ROWS(C)                                                                                             \
+  template void load_pixels<C>(const void*, DType, int64_t, int64_t, int64_t, const Prologue<C>&, C*);               \
+  template void load_pooled_row<C>(const void*, const void*, DType, int64_t, int64_t, int64_t, const Prologue<C>&, C*); \
+  template void load_padded_row<C>(const Nhwc&, DType, int64_t, int64_t, int64_t, const Prologue<C>&, C*);           \
+  template void accumulate_pixels<C>(const void*, DType, int64_t, int64_t, int64_t, const Prologue<C>&, C*);         \
+  template void load_planar_row<C>(const void*, DType, int64_t, int64_t, int64_t, int64_t, int64_t, C*);             \
+  template void store_values<C>(const C*, int64_t, DType, void*);                                                    \
+  template void max_pool_row<C>(const C*, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, C*);
+LIGHTOPS_ROWS(float)
+LIGHTOPS_ROWS(double)
+
+}  // namespace LIGHTOPS_ISA
+}  // namespace lightops

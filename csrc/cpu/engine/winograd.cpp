@@ -1,0 +1,216 @@
+#include "engine/activation.h"
+#include "engine/parallel.h"
+#include "engine/strip.h"
+
+namespace lightops {
+namespace LIGHTOPS_ISA {
+namespace {
+
+// One-dimensional transforms, applied to columns and then rows. `d` are the tile's inputs, `t` the transformed ones;
+// `m` the products, `y` the outputs.
+template <class V> LIGHTOPS_INLINE void input_1d(const V (&d)[4], V (&t)[4]) {
+  t[0] = d[0] - d[2];
+  t[1] = d[1] + d[2];
+  t[2] = d[2] - d[1];
+  t[3] = d[1] - d[3];
+}
+template <class V> LIGHTOPS_INLINE void output_1d(const V (&m)[4], V (&y)[2]) {
+  y[0] = m[0] + m[1] + m[2];
+  y[1] = m[1] - m[2] - m[3];
+}
+template <class V> LIGHTOPS_INLINE void input_1d(const V (&d)[6], V (&t)[6]) {
+  const V even = d[4] - 4 * d[2], odd = d[3] - 4 * d[1];
+  const V even2 = d[4] - d[2], odd2 = 2 * (d[3] - d[1]);
+  t[0] = 4 * d[0] - 5 * d[2] + d[4];
+  t[1] = even + odd;
+  t[2] = even - odd;
+  t[3] = even2 + odd2;
+  t[4] = even2 - odd2;
+  t[5] = 4 * d[1] - 5 * d[3] + d[5];
+}
+template <class V> LIGHTOPS_INLINE void output_1d(const V (&m)[6], V (&y)[4]) {
+  const V sum1 = m[1] + m[2], difference1 = m[1] - m[2];
+  const V sum2 = m[3] + m[4], difference2 = m[3] - m[4];
+  y[0] = m[0] + sum1 + sum2;
+  y[1] = difference1 + 2 * difference2;
+  y[2] = sum1 + 4 * sum2;
+  y[3] = difference1 + 8 * difference2 + m[5];
+}
+
+template <class C, int M> struct Plan {
+  static constexpr int kIn = M + 2;
+  static constexpr int kPositions = kIn * kIn;
+
+  const StripConv<C>& s;
+  int64_t tiles_across = ceil_div(s.width, M);
+  int64_t tiles = ceil_div(s.rows, M) * tiles_across;
+  int64_t chunk;          // tiles whose transforms are alive at once
+  int64_t input_stride;   // between positions of the transformed input
+  int64_t product_stride;
+
+  explicit Plan(const StripConv<C>& strip) : s(strip) {
+    // What a chunk keeps, transformed inputs and one panel of products, stays in L2 beside the weights that stream past;
+    // whole multiples of the micro-kernel's rows leave no ragged product.
+    const int64_t fit = kScratchBytes / int64_t(sizeof(C)) / (kPositions * (s.channels + kPanel));
+    chunk = fit / kMaxRows * kMaxRows;
+    if (chunk < kMaxRows) chunk = kMaxRows;
+    if (chunk > tiles) chunk = tiles;
+    // One vector more than needed: power-of-two strides would put all positions into the same cache sets.
+    input_stride = round_up(chunk * s.channels, kLanes<C>) + kLanes<C>;
+    product_stride = chunk * kPanel + kLanes<C>;
+  }
+
+  int64_t scratch() const { return kPositions * (input_stride + product_stride) + kLanes<C>; }
+};
+
+template <class C, int M>
+void transform_inputs(const Plan<C, M>& p, int64_t first, int64_t count, C* out) {
+  constexpr int kIn = Plan<C, M>::kIn, L = kLanes<C>;
+  const StripConv<C>& s = p.s;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t tile = first + i;
+    const int64_t y = tile / p.tiles_across * M, x = tile % p.tiles_across * M;
+    const int64_t rows = s.in_rows - y < kIn ? s.in_rows - y : kIn;
+    const int64_t columns = s.in_width - x < kIn ? s.in_width - x : kIn;
+    const C* in = s.in + y * s.in_row + x * s.channels;
+    for (int64_t c = 0; c < s.channels; c += L) {
+      const int64_t left = s.channels - c;
+      Vec<C> half[kIn][kIn];  // columns transformed: half[i][column]
+      for (int column = 0; column < kIn; ++column) {
+        Vec<C> d[kIn], t[kIn];
+        for (int row = 0; row < kIn; ++row) {
+          const bool inside = row < rows && column < columns;
+          d[row] = inside ? load_upto(in + row * s.in_row + column * s.channels + c, left) : Vec<C>{};
+        }
+        input_1d(d, t);
+        for (int row = 0; row < kIn; ++row) half[row][column] = t[row];
+      }
+      for (int row = 0; row < kIn; ++row) {
+        Vec<C> t[kIn];
+        input_1d(half[row], t);
+        for (int column = 0; column < kIn; ++column)
+          store_upto(out + (row * kIn + column) * p.input_stride + i * s.channels + c, t[column], left);
+      }
+    }
+  }
+}
+
+// Turns the products of one panel into outputs; false when a value is not finite.
+template <class C, int M, class T>
+bool transform_outputs(const Plan<C, M>& p, int64_t first, int64_t count, int64_t panel, const C* products) {
+  constexpr int kIn = Plan<C, M>::kIn, L = kLanes<C>;
+  const StripConv<C>& s = p.s;
+  const Clamp<C> clamp(s.act);
+  const bool clamps = is_clamp(s.act);
+  const int64_t base = panel * kPanel;
+  Vec<C> doubt = {};
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t tile = first + i;
+    const int64_t y0 = tile / p.tiles_across * M, x0 = tile % p.tiles_across * M;
+    const int64_t rows = s.rows - y0 < M ? s.rows - y0 : M;
+    const int64_t columns = s.width - x0 < M ? s.width - x0 : M;
+    for (int64_t c = 0; c < kPanel && base + c < s.outputs; c += L) {
+      const int64_t left = s.outputs - base - c;
+      const Vec<C> bias = s.bias ? load_upto(s.bias + base + c, left) : Vec<C>{};
+      Vec<C> half[M][kIn];
+      for (int column = 0; column < kIn; ++column) {
+        Vec<C> m[kIn], y[M];
+        for (int row = 0; row < kIn; ++row)
+          m[row] = load(products + (row * kIn + column) * p.product_stride + i * kPanel + c);
+        output_1d(m, y);
+        for (int row = 0; row < M; ++row) half[row][column] = y[row];
+      }
+      for (int row = 0; row < rows; ++row) {
+        Vec<C> y[M];
+        output_1d(half[row], y);
+        for (int column = 0; column < columns; ++column) {
+          Vec<C> v = y[column] + bias;
+          doubt += (v - v);  // 0 for every finite value, NaN for NaN and Inf
+          v = clamps ? clamp(v) : smooth<C>(v, s.act);
+          const int64_t offset = (y0 + row) * s.out_row + (x0 + column) * s.out_pixel + base + c;
+          if (s.residual) {
+            const int64_t from = (y0 + row) * s.residual_row + (x0 + column) * s.residual_pixel + base + c;
+            v += load_upto(static_cast<const T*>(s.residual) + from, left);
+          }
+          store_upto(static_cast<T*>(s.out) + offset, v, left);
+        }
+      }
+    }
+  }
+  C lanes[L];
+  store(lanes, doubt);
+  for (int l = 0; l < L; ++l)
+    if (lanes[l] != 0) return false;
+  return true;
+}
+
+template <class C, int M>
+bool finish(const Plan<C, M>& p, int64_t first, int64_t count, int64_t panel, const C* products) {
+  if (p.s.out_type == DType::bf16) return transform_outputs<C, M, bf16>(p, first, count, panel, products);
+  if (p.s.out_type == DType::f16) return transform_outputs<C, M, f16>(p, first, count, panel, products);
+  return transform_outputs<C, M, C>(p, first, count, panel, products);
+}
+template <int M>
+bool finish(const Plan<double, M>& p, int64_t first, int64_t count, int64_t panel, const double* products) {
+  return transform_outputs<double, M, double>(p, first, count, panel, products);
+}
+
+template <class C, int M> void run(const StripConv<C>& s, int64_t first, int64_t last) {
+  constexpr int kPositions = Plan<C, M>::kPositions;
+  const Plan<C, M> p(s);
+  const int64_t matrix = round_up(s.outputs, kPanel) * s.channels;
+  C* inputs = s.scratch;
+  C* products = s.scratch + kPositions * p.input_stride;
+
+  Gemm<C> g;
+  g.outer = kPositions;
+  g.a = inputs;
+  g.a_outer = p.input_stride;
+  g.a_inner = g.length = s.channels;
+  g.b_outer = matrix;
+  g.outputs = kPanel;
+  g.out = products;
+  g.out_type = s.out_type == DType::f64 ? DType::f64 : DType::f32;
+  g.out_outer = p.product_stride;
+  g.out_inner = kPanel;
+
+  bool finite = true;
+  for (int64_t tile = 0; tile < p.tiles; tile += p.chunk) {
+    const int64_t count = p.tiles - tile < p.chunk ? p.tiles - tile : p.chunk;
+    transform_inputs<C, M>(p, tile, count, inputs);
+    g.inner = count;
+    for (int64_t panel = first; panel < last; ++panel) {
+      g.b = s.weights + panel * s.channels * kPanel;
+      gemm(g);
+      finite &= finish(p, tile, count, panel, products);
+    }
+  }
+  if (!finite) {
+    StripConv<C> again = s;
+    again.weights = s.weights + kPositions * matrix;
+    gemm(direct_product(again), first, last);
+  }
+}
+
+}  // namespace
+
+template <class C> int64_t winograd_scratch(Algo algo, int64_t channels, int64_t rows, int64_t width) {
+  StripConv<C> s;
+  s.channels = channels;
+  s.rows = rows;
+  s.width = width;
+  return algo == Algo::winograd4 ? Plan<C, 4>(s).scratch() : Plan<C, 2>(s).scratch();
+}
+
+template <class C> void winograd_strip(const StripConv<C>& s, int64_t first, int64_t last) {
+  if (s.algo == Algo::winograd4) run<C, 4>(s, first, last);
+  else run<C, 2>(s, first, last);
+}
+
+template int64_t winograd_scratch<float>(Algo, int64_t, int64_t, int64_t);
+template int64_t winograd_scratch<double>(Algo, int64_t, int64_t, int64_t);
+template void winograd_strip<float>(const StripConv<float>&, int64_t, int64_t);
+template void winograd_strip<double>(const StripConv<double>&, int64_t, int64_t);
+
+}  // namespace LIGHTOPS_ISA
+}  // namespace lightops

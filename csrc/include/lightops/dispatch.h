@@ -1,0 +1,15 @@
+// Which instruction set the CPU kernels run with: chosen once, when the library is first asked.
+#pragma once
+
+#include <cstdint>
+
+namespace lightops {
+
+const char* isa_name();                 // baseline, v3 (AVX2), v4 (AVX-512) or neon
+const char* isa_reason();               // why this one
+int isa_count_built();
+const char* isa_built(int index);
+bool cpu_supports(const char* isa);
+bool isa_select(const char* isa);       // for tests and benchmarks; false when not built or not supported here
+
+}  // namespace lightops
