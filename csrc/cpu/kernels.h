@@ -1,0 +1,37 @@
+// The table of entry points that every instruction set fills (table.cpp) and once/dispatch.cpp chooses from.
+#pragma once
+
+#include "lightops/bn_relu_conv2d.h"
+#include "lightops/conv1x1_bn_act.h"
+#include "lightops/dense_block.h"
+#include "lightops/depthwise_pointwise.h"
+#include "lightops/fire.h"
+#include "lightops/head.h"
+#include "lightops/inverted_residual.h"
+#include "lightops/stem.h"
+#include "lightops/transition.h"
+
+// The op index of the CPU path.
+#define LIGHTOPS_FOR_EACH_OP(X)                    \
+  X(bn_relu_conv2d, BnReluConv2dParams)            \
+  X(conv1x1_bn_act, Conv1x1BnActParams)            \
+  X(dense_block, DenseBlockParams)                 \
+  X(depthwise_pointwise, DepthwisePointwiseParams) \
+  X(fire, FireParams)                              \
+  X(head, HeadParams)                              \
+  X(inverted_residual, InvertedResidualParams)     \
+  X(stem, StemParams)                              \
+  X(transition, TransitionParams)
+
+namespace lightops {
+
+struct Kernels {
+  const char* isa;
+#define LIGHTOPS_FIELD(op, Params)          \
+  int64_t (*op##_workspace)(const Params&); \
+  Status (*op##_cpu)(const Params&);
+  LIGHTOPS_FOR_EACH_OP(LIGHTOPS_FIELD)
+#undef LIGHTOPS_FIELD
+};
+
+}  // namespace lightops

@@ -1,0 +1,53 @@
+#include "common.h"
+
+#include <memory>
+
+namespace lightops {
+namespace binding {
+namespace {
+
+// Starting the pool and meeting again costs 2-4 us, in which a core does some 400,000 multiply-adds.
+constexpr int64_t kWorkPerThread = 400000;
+
+void run_tasks(int64_t tasks, void (*body)(void*, int64_t), void* context) {
+  torch::stable::parallel_for(0, tasks, 1, [&](int64_t first, int64_t last) {
+    for (int64_t task = first; task < last; ++task) body(context, task);
+  });
+}
+
+struct Free {
+  void operator()(void* p) const { free(p); }
+};
+
+}  // namespace
+
+Parallel parallel_for_work(int64_t multiply_adds) {
+  const int64_t worth = multiply_adds / kWorkPerThread, pool = torch::stable::get_num_threads();
+  Parallel p;
+  p.threads = int(worth < 1 ? 1 : worth < pool ? worth : pool);
+  p.run = run_tasks;
+  return p;
+}
+
+void* workspace(int64_t bytes) {
+  thread_local std::unique_ptr<void, Free> block;
+  thread_local int64_t size = 0;
+#if defined(__SANITIZE_ADDRESS__)
+  const bool fits = size == bytes;  // an exact block each time, so that the sanitizer sees its ends
+#else
+  const bool fits = size >= bytes;
+#endif
+  if (!fits) {
+    block.reset();
+    size = 0;
+    const size_t whole = size_t(bytes > 0 ? bytes : 1);
+    void* fresh = nullptr;
+    STD_TORCH_CHECK(posix_memalign(&fresh, 64, whole) == 0, "lightops: no memory for ", whole, " bytes of workspace");
+    block.reset(fresh);
+    size = bytes;
+  }
+  return block.get();
+}
+
+}  // namespace binding
+}  // namespace lightops

@@ -1,0 +1,142 @@
+// What every binding needs: argument checks, views of tensors as kernel parameters, outputs, workspace, threads.
+// The bindings check everything before they allocate, and allocate before they launch.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <cstdlib>
+#include <initializer_list>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "lightops/common.h"
+
+namespace lightops {
+namespace binding {
+
+using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+using Ints = std::vector<int64_t>;
+using torch::headeronly::ScalarType;
+
+inline std::string shape_of(const Tensor& t) {
+  std::string s = "[";
+  for (int64_t i = 0; i < t.dim(); ++i) s += (i ? ", " : "") + std::to_string(t.size(i));
+  return s + "]";
+}
+
+inline DType dtype_of(const char* op, const char* name, const Tensor& t) {
+  switch (t.scalar_type()) {
+    case ScalarType::Float: return DType::f32;
+    case ScalarType::Double: return DType::f64;
+    case ScalarType::BFloat16: return DType::bf16;
+    case ScalarType::Half: return DType::f16;
+    default:
+      STD_TORCH_CHECK(false, "lightops::", op, ": '", name, "' has scalar type ", int(t.scalar_type()),
+                      "; supported are float32, float64, bfloat16 and float16");
+  }
+  return DType::f32;
+}
+
+inline ScalarType compute_type(DType type) { return type == DType::f64 ? ScalarType::Double : ScalarType::Float; }
+
+// A 4-D tensor with channels innermost, rows of pixels dense; pixels may be wider than the channels.
+inline Nhwc image_of(const char* op, const char* name, const Tensor& t) {
+  STD_TORCH_CHECK(t.is_cpu(), "lightops::", op, ": '", name, "' is not on the CPU");
+  STD_TORCH_CHECK(t.dim() == 4, "lightops::", op, ": '", name, "' has shape ", shape_of(t), "; want 4 dimensions [N, C, H, W]");
+  Nhwc v;
+  v.data = t.data_ptr();
+  v.n = t.size(0);
+  v.c = t.size(1);
+  v.h = t.size(2);
+  v.w = t.size(3);
+  // Strides of dimensions of size 1 say nothing: take what a dense view would have.
+  v.pixel = v.w > 1 ? t.stride(3) : v.h > 1 ? t.stride(2) / (v.w ? v.w : 1) : v.c;
+  v.image = v.n > 1 ? t.stride(0) : v.h * v.w * v.pixel;
+  const bool ok = (v.c <= 1 || t.stride(1) == 1) && v.pixel >= v.c && (v.h <= 1 || t.stride(2) == v.w * v.pixel) &&
+                  (v.n <= 1 || v.image >= v.h * v.w * v.pixel);
+  STD_TORCH_CHECK(ok || t.numel() == 0, "lightops::", op, ": '", name, "' must have its channels innermost (channels_last, ",
+                  "or a channel slice of it), got shape ", shape_of(t), " with strides ", t.stride(0), ", ", t.stride(1), ", ",
+                  t.stride(2), ", ", t.stride(3));
+  return v;
+}
+
+inline void check_size(const char* op, const char* name, const Tensor& t, std::initializer_list<int64_t> want) {
+  bool same = t.dim() == int64_t(want.size());
+  std::string text = "[";
+  int64_t i = 0;
+  for (int64_t w : want) {
+    if (same && t.size(i) != w) same = false;
+    text += (i++ ? ", " : "") + std::to_string(w);
+  }
+  STD_TORCH_CHECK(same, "lightops::", op, ": '", name, "' has shape ", shape_of(t), "; want ", text, "]");
+}
+
+// Packed weights, scales, shifts and biases: dense, on the CPU, in the compute type.
+inline const void* data_of(const char* op, const char* name, const Tensor& t, DType type, int64_t elements) {
+  STD_TORCH_CHECK(t.is_cpu() && t.is_contiguous() && t.scalar_type() == compute_type(type) && t.numel() == elements, "lightops::",
+                  op, ": '", name, "' must be a contiguous CPU tensor of ", type == DType::f64 ? "float64" : "float32", " with ",
+                  elements, " elements, got ", t.numel(), " elements of scalar type ", int(t.scalar_type()));
+  return t.data_ptr();
+}
+inline const void* data_of(const char* op, const char* name, const OptionalTensor& t, DType type, int64_t elements) {
+  return t.has_value() ? data_of(op, name, *t, type, elements) : nullptr;
+}
+
+inline Act act_of(const char* op, const char* name, int64_t code) {
+  STD_TORCH_CHECK(code >= 0 && code <= 4, "lightops::", op, ": '", name, "' is ", code,
+                  "; want 0 (none), 1 (relu), 2 (relu6), 3 (hardswish) or 4 (silu)");
+  return Act(code);
+}
+
+inline Algo algo_of(const char* op, int64_t code, const Window& w) {
+  STD_TORCH_CHECK(code == 0 || code == 2 || code == 4, "lightops::", op, ": 'algo' is ", code,
+                  "; want 0 (direct), 2 or 4 (Winograd tile)");
+  const bool fits = w.kernel[0] == 3 && w.kernel[1] == 3 && w.stride[0] == 1 && w.stride[1] == 1 && w.dilation[0] == 1 &&
+                    w.dilation[1] == 1;
+  STD_TORCH_CHECK(code == 0 || fits, "lightops::", op, ": Winograd (algo ", code, ") needs a 3x3 kernel, stride 1, dilation 1");
+  return Algo(code);
+}
+
+inline void pair_of(const char* op, const char* name, const Ints& v, int64_t least, int64_t (&out)[2]) {
+  STD_TORCH_CHECK(v.size() == 2 && v[0] >= least && v[1] >= least, "lightops::", op, ": '", name,
+                  "' must hold two integers of at least ", least, " (rows, columns)");
+  out[0] = v[0];
+  out[1] = v[1];
+}
+inline Window window_of(const char* op, const Ints& kernel, const Ints& stride, const Ints& padding, const Ints& dilation) {
+  Window w;
+  pair_of(op, "kernel", kernel, 1, w.kernel);
+  pair_of(op, "stride", stride, 1, w.stride);
+  pair_of(op, "padding", padding, 0, w.padding);
+  pair_of(op, "dilation", dilation, 1, w.dilation);
+  return w;
+}
+
+// Output rows and columns of a window over x; a kernel larger than the padded input is an error.
+inline void check_fits(const char* op, const Window& w, const Nhwc& x) {
+  for (int axis = 0; axis < 2; ++axis) {
+    const int64_t in = (axis ? x.w : x.h) + 2 * w.padding[axis], kernel = w.dilation[axis] * (w.kernel[axis] - 1) + 1;
+    STD_TORCH_CHECK(kernel <= in, "lightops::", op, ": the kernel covers ", kernel, axis ? " columns" : " rows",
+                    " but the padded input has ", in);
+  }
+}
+
+inline Tensor new_image(int64_t n, int64_t c, int64_t h, int64_t w, ScalarType type) {
+  const int64_t size[4] = {n, c, h, w};
+  return torch::stable::empty({size, 4}, type, std::nullopt, std::nullopt, std::nullopt,
+                              torch::headeronly::MemoryFormat::ChannelsLast);
+}
+
+// The caller's pool of threads (torch's own), cut to what `multiply_adds` are worth.
+Parallel parallel_for_work(int64_t multiply_adds);
+
+// Scratch of the calling thread, kept between calls: the same few hundred KiB a core stay in its cache from op to op.
+void* workspace(int64_t bytes);
+
+}  // namespace binding
+}  // namespace lightops
