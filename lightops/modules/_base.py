@@ -1,0 +1,188 @@
+"""The module that stands in for a stock block: the same children, names and parameters, another forward."""
+
+import warnings
+from collections.abc import Iterator
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from lightops.modules._reader import Decline
+from lightops.modules._runner import Piece, Runner
+
+# What nn.Module.__init__ puts into every instance: shared with the stock module by reference, so that a name, hook,
+# parameter or child added to either is there in both.
+_SHARED = frozenset(nn.Module().__dict__)
+_OWN = frozenset({"_compiled_call_impl", "_runners", "_stock", "_warned"})
+
+
+class FallbackWarning(UserWarning):
+    """A fused module ran the stock forward; the message says why. Given once per module and reason."""
+
+
+class FusedModule(nn.Module):
+    """A stock block with a fused forward.
+
+    It shares the very `_parameters`, `_buffers`, `_modules` and hook dicts of the stock module, which it keeps (outside
+    the module tree): `state_dict`, optimizers, child replacement and hooks agree whichever of the two is asked, and
+    attributes it does not have are the stock module's. Where a call cannot be fused exactly it runs the stock forward,
+    warns once (`FallbackWarning`) and keeps the reason in `last_reason`.
+
+    Everything is decided per call: BN attributes, weights, hooks and children are read as they are now. Writes that
+    PyTorch cannot see (through `.data` or a numpy view) are found by sampling a few words of each tensor.
+    """
+
+    def __init__(self, stock: nn.Module, runners: list[Runner]):
+        self.__dict__.update({name: stock.__dict__[name] for name in _SHARED if name in stock.__dict__})
+        self.__dict__.update(_stock=stock, _runners=runners, _warned=set())
+
+    @classmethod
+    def from_piece(cls, stock: nn.Module, piece: Piece, winograd: int) -> Self:
+        if isinstance(stock, FusedModule):
+            raise TypeError(
+                f"{cls.__name__}.from_stock: got a {type(stock).__name__}, wants the stock module it replaces"
+            )
+        return cls(stock, [Runner(piece, winograd)])
+
+    @property
+    def op(self) -> str:
+        """The fused op's name."""
+        return self._runners[0].piece.op
+
+    @property
+    def backend(self) -> str | None:
+        """The backend of the last fused call."""
+        return self._runners[0].backend
+
+    @property
+    def last_reason(self) -> str | None:
+        """Why the last call ran the stock forward; None when it ran fused or has not run."""
+        return next((runner.reason for runner in self._runners if runner.reason), None)
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return self._traced(x, *args, **kwargs)
+        runner = self._runners[0]
+        if args or kwargs:
+            runner.reason = "called with more than one argument"
+        elif runner.ready(self._stock, x):
+            return runner.run(x)
+        return self._fallback(x, *args, **kwargs)
+
+    def _traced(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if not args and not kwargs:
+            try:
+                return self._runners[0].trace(self._stock, x)
+            except Decline:
+                pass
+        return self._stock_forward(x, *args, **kwargs)
+
+    def _stock_forward(self, *args: Any, **kwargs: Any) -> Any:
+        stock = self._stock
+        stock.training = self.training
+        return stock.forward(*args, **kwargs)
+
+    def _fallback(self, *args: Any, **kwargs: Any) -> Any:
+        self._warn(self.last_reason)
+        return self._stock_forward(*args, **kwargs)
+
+    def _warn(self, reason: str | None) -> None:
+        if reason not in self._warned:
+            self._warned.add(reason)
+            warnings.warn(
+                f"lightops: {type(self).__name__} runs the stock forward: {reason}", FallbackWarning, stacklevel=2
+            )
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        for runner in self._runners:
+            runner.forget()
+        super()._apply(fn, recurse)
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        for runner in self._runners:
+            runner.forget()
+        super().train(mode)
+        self._stock.training = mode
+        return self
+
+    @property
+    def _version(self) -> int | None:
+        return self._stock._version
+
+    def _save_to_state_dict(self, *args: Any) -> None:
+        self._stock._save_to_state_dict(*args)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._stock._load_from_state_dict(*args)
+
+    def get_extra_state(self) -> Any:
+        return self._stock.get_extra_state()
+
+    def set_extra_state(self, state: Any) -> None:
+        self._stock.set_extra_state(state)
+
+    def __getattr__(self, name: str) -> Any:
+        if "_stock" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self._stock, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _OWN or name == "forward":
+            self.__dict__[name] = value
+        elif name in _SHARED:
+            self.__dict__[name] = self._stock.__dict__[name] = value
+        else:
+            setattr(self._stock, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if name == "forward" and name in self.__dict__:
+            del self.__dict__[name]
+        else:
+            delattr(self._stock, name)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *dir(self._stock)})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_warned": set()}
+
+    def _replicate_for_data_parallel(self) -> Self:
+        replica = super()._replicate_for_data_parallel()
+        stock = self._stock._replicate_for_data_parallel()
+        replica.__dict__.update({name: stock.__dict__[name] for name in _SHARED if name in stock.__dict__})
+        replica.__dict__.update(
+            _stock=stock, _runners=[Runner(r.piece, r.winograd) for r in self._runners], _warned=set()
+        )
+        return replica
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        return self._stock
+
+    def extra_repr(self) -> str:
+        return f"{self.op}, stock={type(self._stock).__name__}, backend={self.backend or 'chosen at the first call'}"
+
+
+class Container:
+    """Length, iteration and indexing of a stock block that is a Sequential, ModuleList or ModuleDict."""
+
+    def __len__(self) -> int:
+        return len(self._stock)
+
+    def __bool__(self) -> bool:
+        return bool(self._stock)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._stock)
+
+    def __contains__(self, key: Any) -> bool:
+        return key in self._stock
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._stock[key]
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._stock[key] = value
+
+    def __delitem__(self, key: Any) -> None:
+        del self._stock[key]

@@ -1,0 +1,203 @@
+"""A block that applies its children one after the other, some runs of which are computed as one op."""
+
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from lightops.modules._base import FusedModule
+from lightops.modules._guard import hook_dicts
+from lightops.modules._reader import Decline, qualified_type
+from lightops.modules._runner import Piece, Runner
+from lightops.modules.dense_block import DenseBlock, DenseBlockPiece
+from lightops.ops._native import suggests_channels_last, to_nchw
+
+# These compute the same whichever layout they are given, and keep it.
+_LAYOUT_NEUTRAL = (
+    nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.BatchNorm2d, nn.Conv2d, nn.Dropout, nn.Dropout2d, nn.Hardswish, nn.Identity,
+    nn.MaxPool2d, nn.ReLU, nn.ReLU6, nn.SiLU,
+)  # fmt: skip
+_LAYOUT_NEUTRAL_NAMES = frozenset(
+    {
+        "lightops.networks.mobilenet.SamePad",
+        "timm.layers.norm_act.BatchNormAct2d",
+        "timm.models._efficientnet_blocks.SqueezeExcite",
+        "torchvision.ops.misc.SqueezeExcitation",
+    }
+)
+
+
+class Run(NamedTuple):
+    """Consecutive children, by path, that one piece computes."""
+
+    paths: tuple[str, ...]
+    piece: Piece
+
+
+class _Step(NamedTuple):
+    """A fused run (`runner`) over `children`, or one child that is called as it is."""
+
+    children: tuple[nn.Module, ...]
+    runner: Runner | None
+    neutral: bool
+
+
+class _Plan(NamedTuple):
+    """Steps over the children as they were found at `links`; `channels_last` if a convolution weight is, which makes
+    stock's result so."""
+
+    links: list[tuple[dict, str, nn.Module]]
+    steps: list[_Step]
+    channels_last: bool
+
+
+class Chain(FusedModule):
+    """The walk over fused runs and stock children.
+
+    Between fused steps tensors stay channels_last; the layout of what is returned is what stock would return. The
+    producer before a dense block writes into the block's buffer (`_room`). A run that cannot be fused in a call is its
+    stock children in that call.
+    """
+
+    def __init__(self, stock: nn.Module, runs: list[Run], winograd: int = 2):
+        super().__init__(stock, [Runner(run.piece, winograd) for run in runs])
+        self.__dict__.update(_runs=tuple(run.paths for run in runs), _plan=None)
+
+    @property
+    def op(self) -> str:
+        return "+".join(dict.fromkeys(runner.piece.op for runner in self._runners)) or "layout"
+
+    @property
+    def backend(self) -> str | None:
+        return next((runner.backend for runner in self._runners if runner.backend), None)
+
+    def _paths(self) -> list[str]:
+        """The children that make up the forward, in order."""
+        raise NotImplementedError
+
+    def _current_plan(self) -> _Plan:
+        plan = self._plan
+        if plan is None or not self._holds(plan):
+            plan = self.__dict__["_plan"] = self._make_plan()
+        return plan
+
+    def _holds(self, plan: _Plan) -> bool:
+        return all(holder.get(key) is module for holder, key, module in plan.links)
+
+    def _make_plan(self) -> _Plan:
+        """The steps over the children as they are now; a run whose children are no longer there in order is left
+        out.
+        """
+        starts = {paths[0]: (paths, runner) for paths, runner in zip(self._runs, self._runners, strict=True)}
+        paths = self._paths()
+        links = [_link(self._modules, path) for path in paths]
+        children = [module for _, _, module in links]
+        steps, i = [], 0
+        while i < len(paths):
+            run, runner = starts.get(paths[i], ((), None))
+            if runner is None or tuple(paths[i : i + len(run)]) != run:
+                run, runner = (paths[i],), None
+            child = children[i]
+            neutral = (
+                isinstance(child, (FusedModule, *_LAYOUT_NEUTRAL)) or qualified_type(child) in _LAYOUT_NEUTRAL_NAMES
+            )
+            steps.append(_Step(tuple(children[i : i + len(run)]), runner, neutral))
+            i += len(run)
+        weights = (p for p in self.parameters() if p.dim() == 4)
+        return _Plan(links, steps, any(suggests_channels_last(p) for p in weights))
+
+    def _walk(self, plan: _Plan, x: Tensor) -> Any:
+        stock, steps = self._stock, plan.steps
+        # A convolution returns channels_last if its input or its weight is; what follows keeps it.
+        nchw = not (plan.channels_last or suggests_channels_last(x))
+        for i, step in enumerate(steps):
+            runner = step.runner
+            if runner is not None:
+                if runner.ready(stock, x):
+                    x = _produce(runner, x, steps, i)
+                    continue
+                self._warn(runner.reason)
+            for child in step.children:
+                producer = _producer(child, x) if runner is None else None
+                if producer is not None:
+                    x = _produce(producer, x, steps, i)
+                elif step.neutral and not child.training:
+                    x = child(x)
+                else:
+                    x = child(x.contiguous() if nchw and type(x) is Tensor else x)
+                    nchw = type(x) is Tensor and x.dim() == 4 and not suggests_channels_last(x)
+        if nchw and type(x) is Tensor and not x.is_contiguous():
+            return to_nchw(x)
+        return x
+
+    def _trace_walk(self, x: Any) -> Any:
+        stock = self._stock
+        nchw = isinstance(x, Tensor) and x.dim() == 4 and not suggests_channels_last(x)
+        for step in self._make_plan().steps:
+            if step.runner is not None:
+                try:
+                    x = step.runner.trace(stock, x)
+                    continue
+                except Decline:
+                    pass
+            for child in step.children:
+                x = child(x)
+        return x.contiguous() if nchw and isinstance(x, Tensor) and x.dim() == 4 else x
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        self.__dict__["_plan"] = None
+        return super()._apply(fn, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_plan": None}
+
+    def _replicate_for_data_parallel(self) -> Self:
+        replica = super()._replicate_for_data_parallel()
+        replica.__dict__["_plan"] = None
+        return replica
+
+
+def walkable(x: Any) -> bool:
+    """Whether fused runs can take part at all; anything else goes through the stock forward."""
+    return type(x) is Tensor and x.dim() == 4 and x.layout is torch.strided and not x.is_nested
+
+
+def _link(modules: dict[str, nn.Module], path: str) -> tuple[dict, str, nn.Module]:
+    *above, key = path.split(".")
+    for name in above:
+        modules = modules[name]._modules
+    return modules, key, modules[key]
+
+
+def _produce(runner: Runner, x: Tensor, steps: list[_Step], i: int) -> Tensor:
+    """Run a ready piece: into the buffer of the dense block that is the next step, where there is one."""
+    if runner.can_run_into and i + 1 < len(steps):
+        consumer = _consumer(steps[i + 1])
+        if consumer is not None and consumer.dtype is runner.dtype:
+            return runner.run_into_room(x, consumer.packed.out_channels)
+    return runner.run_channels_last(x)
+
+
+def _consumer(step: _Step) -> Runner | None:
+    """The runner of a dense block that took part before, so that its width is known, and that no hook looks into."""
+    runner = step.runner
+    if runner is None:
+        child = step.children[0]
+        if not isinstance(child, DenseBlock) or any(hook_dicts(child)):
+            return None
+        runner = child._runners[0]
+    return runner if isinstance(runner.piece, DenseBlockPiece) and runner.backend not in (None, "reference") else None
+
+
+def _producer(child: nn.Module, x: Any) -> Runner | None:
+    """The one piece of a Sequential child that can write into a buffer, when the child may be bypassed for it."""
+    if (
+        not isinstance(child, Chain)
+        or len(child._runners) != 1
+        or any(hook_dicts(child))
+        or "forward" in child.__dict__
+    ):
+        return None
+    runner = child._runners[0]
+    whole = len(child._current_plan().steps) == 1
+    return runner if whole and runner.can_run_into and runner.ready(child._stock, x) else None

@@ -1,0 +1,232 @@
+"""A fused piece of a network at work: read the stock children, check that nothing changed, pack once, run."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from lightops import _env
+from lightops.modules._guard import Guard
+from lightops.modules._reader import Decline, Reader
+from lightops.modules._room import make_room
+from lightops.ops import OPS
+
+_LOW_PRECISION = (torch.float16, torch.bfloat16)
+_AUTOCAST_CASTS = (torch.float32, *_LOW_PRECISION)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """How one op reads its parameters from stock children. Subclasses are frozen dataclasses of paths: no state, cheap
+    to copy and pickle.
+
+    `neutral` are children that do nothing in evaluation (Identity, dropout); `constants` are attributes of the block,
+    by name, that its forward may use: fused only while they are as they were.
+    """
+
+    neutral: tuple[str, ...] = ()
+    constants: tuple[tuple[str, Any], ...] = ()
+
+    op: ClassVar[str]
+    bn_first: ClassVar[bool] = False
+
+    def read_all(self, reader: Reader) -> Any:
+        """`read`, after checking what is not part of the op's parameters."""
+        for path in self.neutral:
+            reader.inactive(path)
+        for name, value in self.constants:
+            if reader.block_attr(name) != value:
+                raise Decline(f"the block's {name} is no longer {value!r}")
+        return self.read(reader)
+
+    def read(self, reader: Reader) -> Any:
+        """The op's current parameters; raises Decline where they have no exact fused form."""
+        raise NotImplementedError
+
+    def in_channels(self, params: Any) -> int | None:
+        """The channels x must have; None where any number will do."""
+        raise NotImplementedError
+
+    def arguments(self, params: Any) -> tuple[tuple, dict[str, Any]]:
+        """`params` as the arguments of `lightops.ops.<op>` and of its reference that follow x."""
+        raise NotImplementedError
+
+    def reference(self, x: Tensor, params: Any) -> Tensor:
+        """The op by its specification, for a backend that was asked for by name and for proofs."""
+        raise NotImplementedError
+
+    def pack(self, params: Any, dtype: torch.dtype, winograd: int) -> Any:
+        raise NotImplementedError
+
+    def run(self, x: Tensor, packed: Any) -> Tensor:
+        raise NotImplementedError
+
+
+class Runner:
+    """One piece with its packed weights. `reason` says why the last call ran stock code, None when it ran fused."""
+
+    __slots__ = ("backend", "channels", "dtype", "guard", "packed", "params", "piece", "reason", "winograd")
+
+    def __init__(self, piece: Piece, winograd: int = 2):
+        self.piece = piece
+        self.winograd = winograd
+        self.forget()
+
+    def __getstate__(self) -> tuple[Piece, int]:
+        return self.piece, self.winograd
+
+    def __setstate__(self, state: tuple[Piece, int]) -> None:
+        self.__init__(*state)
+
+    def forget(self) -> None:
+        """Drop everything derived from the parameters."""
+        self.guard: Guard | None = None
+        self.packed = self.params = self.channels = self.dtype = self.backend = self.reason = None
+
+    def ready(self, block: nn.Module, x: Any) -> bool:
+        """Whether x can go through the fused piece now; packs where something changed, else records the reason."""
+        guard = self.guard
+        if (
+            guard is not None
+            and type(x) is Tensor
+            and x.dtype is self.dtype
+            and x.dim() == 4
+            and x.layout is torch.strided
+            and x.device == (guard.device or x.device)
+            and not x.is_nested
+            and not _under_transform()
+            and not torch._C._is_any_autocast_enabled()
+            and guard.holds()
+            and not (torch.is_grad_enabled() and (x.requires_grad or guard.requires_grad()))
+            and self._fits(x)
+        ):
+            return True
+        try:
+            self._prepare(block, x)
+        except Decline as decline:
+            self.reason = str(decline)
+            return False
+        self.reason = None
+        return True
+
+    def run(self, x: Tensor) -> Tensor:
+        """The fused computation, after `ready(x)`."""
+        if x.dtype is not self.dtype:
+            x = x.to(self.dtype)
+        if self.backend == "reference":
+            return self.piece.reference(x, self.params)
+        return self.piece.run(x, self.packed)
+
+    @property
+    def can_run_into(self) -> bool:
+        """Whether the piece can write into a dense block's buffer."""
+        return self.backend not in (None, "reference") and hasattr(self.piece, "run_into")
+
+    def run_into_room(self, x: Tensor, channels: int) -> Tensor:
+        """`run`, into the prefix of a dense block's buffer of `channels` channels."""
+        if x.dtype is not self.dtype:
+            x = x.to(self.dtype)
+        prefix = make_room(x, self.piece.out_shape(x, self.packed), channels)
+        return self.piece.run_into(x, self.packed, prefix)
+
+    def run_channels_last(self, x: Tensor) -> Tensor:
+        """`run`, with a channels_last result whatever the layout of x."""
+        if self.backend == "reference" or not hasattr(self.piece, "run_channels_last"):
+            return self.run(x.contiguous(memory_format=torch.channels_last))
+        return self.piece.run_channels_last(x if x.dtype is self.dtype else x.to(self.dtype), self.packed)
+
+    def trace(self, block: nn.Module, x: Tensor) -> Tensor:
+        """The fused computation with reading and packing in the graph, for torch.compile and torch.export."""
+        reader = Reader(block)
+        params = self.piece.read_all(reader)
+        reader.finish()
+        if torch.is_grad_enabled() and (x.requires_grad or any(t.requires_grad for t in reader.weights + reader.norms)):
+            raise Decline("gradients required")
+        dtype = self._compute_dtype(x, reader.guard)
+        args, kwargs = self.piece.arguments(params)
+        if choose_backend(self.piece.op, x, args, kwargs) == "reference":
+            return self.piece.reference(x.to(dtype), params)
+        return self.piece.run(x.to(dtype), self.piece.pack(params, dtype, self.winograd))
+
+    def _fits(self, x: Tensor) -> bool:
+        shape = x.shape
+        return self.channels in (None, shape[1]) and 0 not in shape
+
+    def _prepare(self, block: nn.Module, x: Any) -> None:
+        _check_input(x)
+        if self.guard is None or not self.guard.holds():
+            self.forget()
+            reader = Reader(block)
+            self.params = self.piece.read_all(reader)
+            self.guard = reader.finish()
+            self.channels = self.piece.in_channels(self.params)
+        guard = self.guard
+        if guard.device is not None and x.device != guard.device:
+            raise Decline(f"input is on {x.device}, parameters on {guard.device}")
+        dtype = self._compute_dtype(x, guard)
+        if torch.is_grad_enabled() and (x.requires_grad or guard.requires_grad()):
+            raise Decline("gradients required (run inference under torch.no_grad() or torch.inference_mode())")
+        if not self._fits(x):
+            raise Decline(f"input shape {list(x.shape)}: empty, or not {self.channels} channels")
+        if dtype is not self.dtype:
+            self._pack(x, dtype)
+
+    def _pack(self, x: Tensor, dtype: torch.dtype) -> None:
+        args, kwargs = self.piece.arguments(self.params)
+        with torch.no_grad():
+            backend = choose_backend(self.piece.op, x, args, kwargs)
+        # Packed weights outlive the call, so they must not become inference tensors.
+        with torch.inference_mode(False), torch.no_grad():
+            self.packed = None if backend == "reference" else self.piece.pack(self.params, dtype, self.winograd)
+        self.backend, self.dtype = backend, dtype
+
+    def _compute_dtype(self, x: Tensor, guard: Guard) -> torch.dtype:
+        """The dtype stock would compute in, by PyTorch's own rules; Decline where stock would raise or mix."""
+        kind = x.device.type
+        if guard.dtype in _AUTOCAST_CASTS and x.dtype in _AUTOCAST_CASTS and torch.is_autocast_enabled(kind):
+            target = torch.get_autocast_dtype(kind)
+            if self.piece.bn_first and x.dtype is not target:
+                raise Decline(f"autocast to {target} with a {x.dtype} input, which stock normalises before it casts")
+            return target
+        if guard.dtype is not None and x.dtype is not guard.dtype:
+            raise Decline(f"input is {x.dtype}, parameters are {guard.dtype}")
+        return x.dtype
+
+
+def _under_transform() -> bool:
+    """Tracing, torch.func transforms and forward-mode differentiation see through stock modules, not through a
+    kernel.
+    """
+    return (
+        torch._C._get_tracing_state() is not None
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+    )
+
+
+def _check_input(x: Any) -> None:
+    if type(x) is not Tensor and type(x) is not nn.Parameter:
+        raise Decline(f"input is a {type(x).__name__}")
+    if x.layout is not torch.strided or x.is_nested:
+        raise Decline("input is not a dense tensor")
+    if x.dim() != 4:
+        raise Decline(f"input is {x.dim()}-D")
+    if _under_transform():
+        raise Decline("inside a trace, a torch.func transform or forward-mode differentiation")
+
+
+def choose_backend(op: str, x: Tensor, args: tuple, kwargs: dict[str, Any]) -> str:
+    """The backend by name. The reference is taken only when asked for: in its place the stock forward is as good and
+    never slower.
+    """
+    requested = _env.backend()
+    if _env.disabled():
+        raise Decline("LIGHTOPS_DISABLE is set")
+    if requested != "auto":
+        return OPS[op].choose(requested, (x, *args), kwargs).name
+    backend, passed = OPS[op].decide((x, *args), kwargs)
+    if backend.name == "reference":
+        raise Decline("; ".join(f"{name}: {', '.join(reasons)}" for name, reasons in passed.items()))
+    return backend.name

@@ -1,0 +1,62 @@
+"""A residual block of which only some pieces have a fused form (squeeze-and-excite or padding stays stock)."""
+
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from lightops.modules._base import Container
+from lightops.modules._chain import Chain, Run, walkable
+from lightops.modules._guard import hook_dicts
+from lightops.modules._reader import Residual
+
+
+class FusedChain(Container, Chain):
+    """`steps(x)` or `steps(x) + x`, with the runs of steps that have a fused form fused."""
+
+    @classmethod
+    def from_stock(
+        cls,
+        stock: nn.Module,
+        paths: tuple[str, ...],
+        runs: list[Run],
+        *,
+        residual: Residual = False,
+        neutral: tuple[str, ...] = (),
+        winograd: int = 2,
+    ) -> Self:
+        """Stand in for `stock`, whose forward applies the children at `paths` in order and adds x if `residual` (or the
+        attribute of that name) says so. `runs` lists disjoint runs of consecutive paths; `neutral` are further children
+        of the forward that do nothing in evaluation."""
+        chain = cls(stock, runs, winograd)
+        containers = {path.rsplit(".", i)[0] for path in paths for i in range(1, path.count(".") + 1)}
+        chain.__dict__.update(
+            _children=tuple(paths), _containers=(*sorted(containers), *neutral), _neutral=neutral, _residual=residual
+        )
+        return chain
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if args or kwargs:
+            return self._stock_forward(x, *args, **kwargs)
+        compiling = torch.compiler.is_compiling()
+        if not (compiling or walkable(x)) or self._must_be_stock():
+            return self._stock_forward(x)
+        y = self._trace_walk(x) if compiling else self._walk(self._current_plan(), x)
+        residual = self._residual
+        if getattr(self._stock, residual) if isinstance(residual, str) else residual:
+            return y + x
+        return y
+
+    def _paths(self) -> list[str]:
+        return list(self._children)
+
+    def _must_be_stock(self) -> bool:
+        """A hook on a container between block and children, or dropout in training: walking the children would
+        miss it.
+        """
+        for path in self._containers:
+            module = self.get_submodule(path)
+            if any(hook_dicts(module)) or "forward" in module.__dict__:
+                return True
+        neutral = (self.get_submodule(path) for path in self._neutral)
+        return any(module.training and type(module) is not nn.Identity for module in neutral)

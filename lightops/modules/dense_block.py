@@ -1,0 +1,144 @@
+"""Dense blocks: every layer appends its channels to one buffer."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from lightops import reference
+from lightops.modules._base import Container, FusedModule
+from lightops.modules._reader import ConvParams, Decline, Reader
+from lightops.modules._room import claim_room
+from lightops.modules._runner import Piece
+from lightops.ops.dense_block import pack_dense_block, run_dense_block, run_dense_block_
+from lightops.reference import DenseLayerParams
+
+
+class LayerPaths(NamedTuple):
+    """Where the pieces of one dense layer are below the block. `norm2`, `act2`, `conv2` are None without a bottleneck;
+    an act is None where the norm contains it (or the layer's forward applies a ReLU: `fn`).
+
+    `rates` are the layer's dropout rates, by attribute name: they matter in training mode only.
+    """
+
+    layer: str
+    norm1: str
+    act1: str | None
+    conv1: str
+    norm2: str | None = None
+    act2: str | None = None
+    conv2: str | None = None
+    fn: str = "none"
+    rates: tuple[str, ...] = ()
+
+    @classmethod
+    def named(cls, layer: str, norm1: str, act1: str | None, conv1: str, *rest: str | None, **options: Any) -> Self:
+        """From names below the layer; `layer` is empty for a block that is itself the layer."""
+        names = [n if n is None or not layer else f"{layer}.{n}" for n in (norm1, act1, conv1, *rest)]
+        return cls(layer, *names, **options)
+
+
+class _Params(NamedTuple):
+    layers: tuple[DenseLayerParams, ...]
+    in_channels: int
+
+
+@dataclass(frozen=True)
+class DenseBlockPiece(Piece):
+    layers: tuple[LayerPaths, ...]
+
+    op: ClassVar[str] = "dense_block"
+    bn_first: ClassVar[bool] = True
+
+    def read(self, reader: Reader) -> _Params:
+        layers = tuple(_read_layer(reader, paths) for paths in self.layers)
+        if not layers:
+            raise Decline("the block has no layers")
+        channels = in_channels = layers[0].weight1.shape[1]
+        growth = (layers[0].weight2 if layers[0].weight2 is not None else layers[0].weight1).shape[0]
+        shapes = {_shape(layer) for layer in layers}
+        if len(shapes) != 1:
+            raise Decline(f"layers differ in (bottleneck, growth): {sorted(shapes)}")
+        for paths, layer in zip(self.layers, layers, strict=True):
+            if layer.weight1.shape[1] != channels:
+                raise Decline(f"{paths.conv1} reads {layer.weight1.shape[1]} channels where {channels} are there")
+            channels += growth
+        return _Params(layers, in_channels)
+
+    def in_channels(self, params: _Params) -> int:
+        return params.in_channels
+
+    def arguments(self, params: _Params) -> tuple[tuple, dict[str, Any]]:
+        return (params.layers,), {}
+
+    def reference(self, x: Tensor, params: _Params) -> Tensor:
+        return reference.dense_block(x, params.layers)
+
+    def pack(self, params: _Params, dtype: torch.dtype, winograd: int) -> Any:
+        return pack_dense_block(params.layers, dtype, winograd)
+
+    def run(self, x: Tensor, packed: Any) -> Tensor:
+        buffer = None if torch.compiler.is_compiling() else claim_room(x, packed.out_channels)
+        return run_dense_block(x, packed) if buffer is None else run_dense_block_(buffer, packed)
+
+
+def _read_layer(reader: Reader, paths: LayerPaths) -> DenseLayerParams:
+    rates = paths.rates
+    if rates:
+        layer = reader.module(paths.layer) if paths.layer else reader.block
+        if reader.training(layer) and any(reader.attr(layer, rate) for rate in rates):
+            raise Decline(f"{paths.layer or 'the layer'} applies dropout in training mode")
+    bn1 = _normed(reader, paths.norm1, paths.act1, paths.fn)
+    conv1 = reader.conv(paths.conv1)
+    if paths.conv2 is None:
+        return DenseLayerParams(bn1, _weight(conv1, paths.conv1, 3))
+    bn2 = _normed(reader, paths.norm2, paths.act2, paths.fn)
+    return DenseLayerParams(bn1, _weight(conv1, paths.conv1, 1), bn2, _weight(reader.conv(paths.conv2), paths.conv2, 3))
+
+
+def _normed(reader: Reader, norm: str, act: str | None, fn: str) -> Any:
+    bn, name = reader.pre(norm, act, fn)
+    if name != "relu":
+        raise Decline(f"activation {name} after {norm}, not relu")
+    return bn
+
+
+def _weight(conv: ConvParams, path: str, kernel: int) -> Tensor:
+    geometry = (conv.kernel, conv.stride, conv.padding, conv.dilation, conv.groups)
+    if geometry != ((kernel, kernel), (1, 1), (kernel // 2, kernel // 2), (1, 1), 1):
+        raise Decline(f"{path} is not a {kernel}x{kernel} convolution of stride 1 and 'same' padding")
+    if conv.bias is not None:
+        raise Decline(f"{path} has a bias")
+    return conv.weight
+
+
+def _shape(layer: DenseLayerParams) -> tuple[int, int]:
+    if layer.weight2 is None:
+        return 0, layer.weight1.shape[0]
+    return layer.weight1.shape[0], layer.weight2.shape[0]
+
+
+class DenseBlock(Container, FusedModule):
+    """A whole dense block on one buffer that is also its output."""
+
+    @classmethod
+    def from_stock(cls, stock: nn.Module, layers: tuple[LayerPaths, ...] | None = None, *, winograd: int = 2) -> Self:
+        """Stand in for `stock`, whose forward concatenates its input with what each layer appends.
+
+        `layers` says where each layer's children are; the default reads `stock`'s children in order, with torchvision's
+        names.
+        """
+        if layers is None:
+            names = ("norm1", "relu1", "conv1", "norm2", "relu2", "conv2")
+            layers = tuple(LayerPaths.named(name, *names, rates=("drop_rate",)) for name in stock._modules)
+        return cls.from_piece(stock, DenseBlockPiece(layers), winograd)
+
+
+class DenseLayer(Container, FusedModule):
+    """One dense layer that returns its input with the new channels behind it."""
+
+    @classmethod
+    def from_stock(cls, stock: nn.Module, paths: LayerPaths, *, winograd: int = 2) -> Self:
+        """Stand in for `stock`, whose forward is `cat([x, H(x)], 1)`; `paths` says where H's children are."""
+        return cls.from_piece(stock, DenseBlockPiece((paths,)), winograd)

@@ -1,0 +1,78 @@
+"""The transition between dense blocks."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from lightops import reference
+from lightops.modules._base import Container, FusedModule
+from lightops.modules._reader import ConvParams, Decline, Reader
+from lightops.modules._runner import Piece
+from lightops.ops.transition import pack_transition, run_transition, run_transition_out
+from lightops.reference import BatchNormParams
+
+
+class _Params(NamedTuple):
+    bn: BatchNormParams
+    conv: ConvParams
+
+
+@dataclass(frozen=True)
+class TransitionPiece(Piece):
+    """`drop` is a dropout between convolution and pool, neutral in evaluation."""
+
+    norm: str
+    act: str | None
+    conv: str
+    pool: str
+    drop: str | None = None
+
+    op: ClassVar[str] = "transition"
+    bn_first: ClassVar[bool] = True
+
+    def read(self, reader: Reader) -> _Params:
+        bn, act = reader.pre(self.norm, self.act)
+        if act != "relu":
+            raise Decline(f"activation {act} before the transition's convolution, not relu")
+        conv = reader.conv(self.conv)
+        if not conv.pointwise:
+            raise Decline(f"{self.conv} is not a plain 1x1 convolution")
+        if self.drop:
+            reader.inactive(self.drop)
+        reader.halving_pool(self.pool)
+        return _Params(bn, conv)
+
+    def in_channels(self, params: _Params) -> int:
+        return params.conv.weight.shape[1]
+
+    def arguments(self, params: _Params) -> tuple[tuple, dict[str, Any]]:
+        return (params.bn, params.conv.weight, params.conv.bias), {}
+
+    def reference(self, x: Tensor, params: _Params) -> Tensor:
+        return reference.transition(x, *self.arguments(params)[0])
+
+    def pack(self, params: _Params, dtype: torch.dtype, winograd: int) -> Any:
+        return pack_transition(*self.arguments(params)[0], dtype)
+
+    run = staticmethod(run_transition)
+
+    def out_shape(self, x: Tensor, packed: Any) -> tuple[int, int, int]:
+        return packed.out_channels, x.shape[2] // 2, x.shape[3] // 2
+
+    run_into = staticmethod(run_transition_out)
+
+
+class Transition(Container, FusedModule):
+    """BN-ReLU, 2x2 average pool, 1x1 convolution: pooled first, because the average and the 1x1 commute."""
+
+    @classmethod
+    def from_stock(
+        cls, stock: nn.Module, norm: str = "norm", act: str | None = "relu", conv: str = "conv", pool: str = "pool",
+        *, drop: str | None = None, winograd: int = 2,
+    ) -> Self:  # fmt: skip
+        """Stand in for `stock`; the defaults are torchvision's names. `drop` names a dropout between convolution and
+        pool.
+        """
+        return cls.from_piece(stock, TransitionPiece(norm, act, conv, pool, drop), winograd)

@@ -1,0 +1,104 @@
+"""Depthwise-separable and inverted-residual blocks: modules that apply their children in order and may add their
+input.
+"""
+
+from dataclasses import replace
+
+from torch import nn
+
+from lightops.modules import (
+    BNReLUConv2d,
+    Conv1x1BNAct,
+    Decline,
+    DepthwisePointwise,
+    FusedChain,
+    FusedModule,
+    InvertedResidual,
+    Stem,
+)
+from lightops.modules._reader import Reader, Residual, qualified_type
+from lightops.modules._runner import Piece
+from lightops.modules.bn_relu_conv2d import BNReLUConv2dPiece
+from lightops.modules.conv1x1_bn_act import Conv1x1BNActPiece
+from lightops.modules.depthwise_pointwise import DepthwisePointwisePiece
+from lightops.modules.inverted_residual import InvertedResidualPiece
+from lightops.modules.stem import StemPiece
+from lightops.swap.match import Leaf, find_runs, leaves, whole_chain
+from lightops.swap.rules._proposal import Proposal, Refusal
+
+_TIMM = "timm.models._efficientnet_blocks"
+
+# Class: (children in the order the forward applies them, attribute that says whether the input is added).
+# A child that a block does not have is None or missing.
+CHAINS: dict[str, tuple[tuple[str, ...], Residual]] = {
+    "torchvision.models.mobilenetv2.InvertedResidual": (("conv",), "use_res_connect"),
+    "torchvision.models.mobilenetv3.InvertedResidual": (("block",), "use_res_connect"),
+    "torchvision.models.mnasnet._InvertedResidual": (("layers",), "apply_residual"),
+    "lightops.networks.mobilenet.DepthwiseSeparable": (
+        ("pad", "conv_dw", "bn1", "act1", "conv_pw", "bn2", "act2"),
+        False,
+    ),
+    "lightops.networks.mobilenet.InvertedResidual": (("conv",), "use_res_connect"),
+    f"{_TIMM}.DepthwiseSeparableConv": (
+        ("conv_s2d", "bn_s2d", "conv_dw", "bn1", "aa", "se", "conv_pw", "bn2", "drop_path"),
+        "has_skip",
+    ),
+    f"{_TIMM}.InvertedResidual": (
+        ("conv_s2d", "bn_s2d", "conv_pw", "bn1", "conv_dw", "bn2", "aa", "se", "conv_pwl", "bn3", "drop_path"),
+        "has_skip",
+    ),
+    f"{_TIMM}.UniversalInvertedResidual": (
+        ("dw_start", "pw_exp", "dw_mid", "se", "pw_proj", "dw_end", "layer_scale", "drop_path"),
+        "has_skip",
+    ),
+    f"{_TIMM}.ConvBnAct": (("conv", "bn1", "aa", "drop_path"), "has_skip"),
+    f"{_TIMM}.EdgeResidual": (("conv_exp", "bn1", "aa", "se", "conv_pwl", "bn2", "drop_path"), "has_skip"),
+    "timm.layers.conv_bn_act.ConvNormAct": (("conv", "bn", "aa"), False),
+}
+
+_MODULES: dict[type[Piece], type[FusedModule]] = {
+    InvertedResidualPiece: InvertedResidual,
+    DepthwisePointwisePiece: DepthwisePointwise,
+    Conv1x1BNActPiece: Conv1x1BNAct,
+    BNReLUConv2dPiece: BNReLUConv2d,
+    StemPiece: Stem,
+}
+
+
+def propose(module: nn.Module) -> Proposal | Refusal | None:
+    known = CHAINS.get(qualified_type(module))
+    return None if known is None else propose_chain(module, *known)
+
+
+def propose_chain(module: nn.Module, names: tuple[str, ...], residual: Residual) -> Proposal | Refusal:
+    """One op for the whole chain where there is one, else a FusedChain over the runs that have one."""
+    chain = [leaf for name in names for leaf in leaves(module._modules.get(name), name)]
+    piece = whole_chain(chain)
+    if isinstance(piece, InvertedResidualPiece | DepthwisePointwisePiece | Conv1x1BNActPiece):
+        piece = replace(piece, residual=residual)
+    elif residual is not False:
+        piece = None
+    if piece is not None:
+        try:
+            piece.read_all(Reader(module, any_mode=True))
+        except Decline as decline:
+            return Refusal(piece.op, str(decline))
+        make = _MODULES[type(piece)].from_piece
+        return Proposal(piece.op, [piece], lambda stock, winograd: make(stock, piece, winograd))
+    # Every layer is a step of its own, so that a run may end anywhere.
+    steps = [leaf._replace(top=leaf.path) for leaf in chain if leaf.letter != "I"]
+    neutral = tuple(leaf.path for leaf in chain if leaf.letter == "I")
+    runs = find_runs(module, steps)
+    if not runs:
+        return Refusal("chain", _why(chain))
+    paths = tuple(leaf.path for leaf in steps)
+
+    def build(stock: nn.Module, winograd: int) -> FusedModule:
+        return FusedChain.from_stock(stock, paths, runs, residual=residual, neutral=neutral, winograd=winograd)
+
+    return Proposal("+".join(dict.fromkeys(run.piece.op for run in runs)), [run.piece for run in runs], build)
+
+
+def _why(chain: list[Leaf]) -> str:
+    strange = [f"{leaf.path} is {type(leaf.module).__name__}" for leaf in chain if leaf.letter == "X"]
+    return "no run of its layers has a fused form" + (f" ({', '.join(strange)})" if strange else "")
