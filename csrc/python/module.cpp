@@ -78,8 +78,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("isa", [] { return std::string(lightops::isa_name()); }, "The instruction set whose kernels run.");
   m.def("isa_reason", [] { return std::string(lightops::isa_reason()); }, "Why that one was picked.");
   m.def("isas_built", &isas_built, "Instruction sets in this build, best first.");
-  m.def("cpu_supports", [](const std::string& isa) { return lightops::cpu_supports(isa.c_str()); }, py::arg("isa"),
-        "Whether this CPU can run the kernels of the instruction set.");
+  m.def(
+      "cpu_supports", [](const std::string& isa) { return lightops::cpu_supports(isa.c_str()); }, py::arg("isa"),
+      "Whether this CPU can run the kernels of the instruction set.");
   m.def("packed_numel", &packed_numel, py::arg("out_channels"), py::arg("in_channels"), py::arg("kh"), py::arg("kw"),
         py::arg("algo"), "Elements of a packed convolution weight (the size of pack_conv2d's result).");
 }

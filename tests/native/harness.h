@@ -71,9 +71,18 @@ struct Bf16 {
 };
 
 template <class T> struct TypeOf;
-template <> struct TypeOf<float> { static constexpr DType value = DType::f32; using Weight = float; };
-template <> struct TypeOf<double> { static constexpr DType value = DType::f64; using Weight = double; };
-template <> struct TypeOf<Bf16> { static constexpr DType value = DType::bf16; using Weight = float; };
+template <> struct TypeOf<float> {
+  static constexpr DType value = DType::f32;
+  using Weight = float;
+};
+template <> struct TypeOf<double> {
+  static constexpr DType value = DType::f64;
+  using Weight = double;
+};
+template <> struct TypeOf<Bf16> {
+  static constexpr DType value = DType::bf16;
+  using Weight = float;
+};
 
 // Memory of a kernel argument: a channel slice [first, first + c) of pixels `pixel` wide, with guards before and after.
 // Whatever lies outside the slice must come back as it was.
@@ -133,7 +142,9 @@ template <class T> class Buffer {
 struct Weights {
   int64_t o, i, kh, kw;
   std::vector<double> values;
-  double at(int64_t a, int64_t b, int64_t y, int64_t x) const { return values[size_t(((a * i + b) * kh + y) * kw + x)]; }
+  double at(int64_t a, int64_t b, int64_t y, int64_t x) const {
+    return values[size_t(((a * i + b) * kh + y) * kw + x)];
+  }
 };
 
 inline Weights random_weights(Random& random, int64_t o, int64_t i, int64_t kh = 1, int64_t kw = 1) {

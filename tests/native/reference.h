@@ -66,7 +66,8 @@ inline Map average_pool2(const Map& x) {
       for (int64_t xx = 0; xx < out.w; ++xx)
         for (int64_t k = 0; k < out.c; ++k)
           out.at(n, y, xx, k) = (x.at(n, 2 * y, 2 * xx, k) + x.at(n, 2 * y, 2 * xx + 1, k) +
-                                 x.at(n, 2 * y + 1, 2 * xx, k) + x.at(n, 2 * y + 1, 2 * xx + 1, k)) / 4;
+                                 x.at(n, 2 * y + 1, 2 * xx, k) + x.at(n, 2 * y + 1, 2 * xx + 1, k)) /
+                                4;
   return out;
 }
 

@@ -84,7 +84,8 @@ template <class T> void test_depthwise_pointwise(Random& r, const Case& k, int64
   const Map x = random_map(r, k.n, k.h, k.w, k.c);
   const Weights dw = random_weights(r, k.c, 1, kernel, kernel), pw = random_weights(r, k.o, k.c);
   const auto dw_bias = random_vector(r, k.c), pw_bias = random_vector(r, k.o);
-  const auto dw_t = pack_depthwise<T>(dw), pw_t = pack<T>(pw), dw_bias_t = cast<T>(dw_bias), pw_bias_t = cast<T>(pw_bias);
+  const auto dw_t = pack_depthwise<T>(dw), pw_t = pack<T>(pw), dw_bias_t = cast<T>(dw_bias),
+             pw_bias_t = cast<T>(pw_bias);
   auto in = Buffer<T>::input(x, 2), out = Buffer<T>::output(k.n, g.out(0, k.h), g.out(1, k.w), k.o, 4);
   lightops::DepthwisePointwiseParams p;
   common<T>(p, k);
@@ -156,7 +157,8 @@ template <class T> void test_dense_block(Random& r, const Case& k, int64_t bottl
   for (int64_t l = 0; l < layers; ++l) {
     const int64_t c = want.c;
     const auto scale = random_vector(r, c, 1), shift = random_vector(r, c, 2), bias1 = random_vector(r, bottleneck);
-    const Weights w1 = random_weights(r, bottleneck, c), w2 = random_weights(r, growth, bottleneck ? bottleneck : c, 3, 3);
+    const Weights w1 = random_weights(r, bottleneck, c),
+                  w2 = random_weights(r, growth, bottleneck ? bottleneck : c, 3, 3);
     lightops::DenseLayerWeights d;
     d.scale = hold(cast<T>(scale)), d.shift = hold(cast<T>(shift)), d.weight2 = hold(pack<T>(w2, algo));
     Map middle = affine(want, scale, shift, Act::relu);
@@ -260,7 +262,8 @@ int main() {
   using namespace selftest;
   std::printf("instruction set %s (%s)\n", lightops::isa_name(), lightops::isa_reason());
   const char* wanted = std::getenv("LIGHTOPS_CPU_ISA");
-  if (wanted && lightops::cpu_supports(wanted)) report(!std::strcmp(wanted, lightops::isa_name()), "picks the asked one");
+  if (wanted && lightops::cpu_supports(wanted))
+    report(!std::strcmp(wanted, lightops::isa_name()), "picks the asked one");
 
   // Channels about the panel of 32 and its halves, maps about the row tiles, one pixel, more tasks than rows.
   const int64_t shapes[][5] = {{1, 1, 1, 2, 1},   {1, 2, 3, 3, 5},   {2, 5, 7, 8, 16},   {1, 7, 7, 17, 33},

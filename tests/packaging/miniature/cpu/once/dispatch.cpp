@@ -6,8 +6,8 @@
 
 namespace lightops {
 
-#define LIGHTOPS_DECLARE(isa) \
-  namespace isa {             \
+#define LIGHTOPS_DECLARE(isa)  \
+  namespace isa {              \
   void twice(float*, int64_t); \
   }
 LIGHTOPS_FOR_EACH_ISA(LIGHTOPS_DECLARE)
