@@ -22,7 +22,7 @@ _MISSING = (
 def import_torchvision() -> ModuleType:
     """The torchvision package, imported plainly where that works, else with the schemas it misses declared first.
 
-    Call it before importing timm, which imports torchvision itself. Raises ImportError where torchvision is not installed.
+    Call it before importing timm, which imports torchvision itself. Raises ImportError without torchvision.
     """
     try:
         return importlib.import_module("torchvision")
