@@ -20,6 +20,7 @@ ALLOWED = {
     "_ext": {"_env", "_version"},
     "_torchvision": set(),
     "networks": set(),
+    "data": set(),
     "reference": set(),
     "kernels": {"_env"},
     "ops": {"kernels", "reference", *_NATIVE},

@@ -23,6 +23,7 @@ from .densenet import (
     densenet201,
     densenet264,
     densenet_cifar,
+    densenet_fashion,
 )
 from .mobilenet import MobileNetV1, MobileNetV2, mobilenet_v1, mobilenet_v2
 from .preact_resnet import ResNet, preact_resnet
@@ -42,6 +43,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "densenet_bc100_k12": partial(densenet_cifar, depth=100, growth_rate=12),
     "densenet_bc250_k24": partial(densenet_cifar, depth=250, growth_rate=24),
     "densenet_bc190_k40": partial(densenet_cifar, depth=190, growth_rate=40),
+    "densenet_fashion": densenet_fashion,
     "squeezenet": squeezenet,
     "squeezenet1_0": squeezenet1_0,
     "squeezenet1_1": squeezenet1_1,
@@ -85,6 +87,7 @@ __all__ = [
     "densenet201",
     "densenet264",
     "densenet_cifar",
+    "densenet_fashion",
     "mobilenet_v1",
     "mobilenet_v2",
     "names",

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -262,3 +263,32 @@ def densenet_cifar(
         small_input=True,
         stem_stride=stem_stride,
     )
+
+
+FASHION_CHECKPOINT = Path(__file__).resolve().parent.parent / "data" / "densenet_fashion.pt"
+
+
+def densenet_fashion(pretrained: bool = False, *, num_classes: int = 10, in_channels: int = 1) -> DenseNet:
+    """A small DenseNet-BC for 28x28 Fashion-MNIST: k = 12, three blocks of four layers, stem of stride 2.
+
+    102,298 parameters, 8.2 M multiply-adds at 28x28. ``pretrained`` loads the weights that
+    benchmarks/train_fashion_densenet.py trained (float32; input normalised by ``lightops.data.fashion_mnist``).
+
+    Raises:
+        ValueError: ``pretrained`` with other than ten classes and one channel.
+        FileNotFoundError: the checkpoint is missing from the installation.
+    """
+    model = DenseNet(
+        12, (4, 4, 4), 24, num_classes=num_classes, in_channels=in_channels, small_input=True, stem_stride=2
+    )
+    if not pretrained:
+        return model
+    if (num_classes, in_channels) != (10, 1):
+        raise ValueError(
+            f"densenet_fashion: the trained weights have num_classes=10, in_channels=1, "
+            f"got num_classes={num_classes}, in_channels={in_channels}"
+        )
+    if not FASHION_CHECKPOINT.is_file():
+        raise FileNotFoundError(f"densenet_fashion: {FASHION_CHECKPOINT} is missing; reinstall lightops")
+    model.load_state_dict(torch.load(FASHION_CHECKPOINT, map_location="cpu", weights_only=True))
+    return model
