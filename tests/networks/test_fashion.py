@@ -103,7 +103,7 @@ def test_trained_weights_fit_ten_classes_and_one_channel(kwargs):
 @pytest.mark.skipif(not fashion_mnist.DEBIAN_FOLDER.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
 def test_accuracy_is_the_logged_one():
     images, labels = fashion_mnist.load("test")
-    model = densenet_fashion(pretrained=True).eval()
+    model = densenet_fashion(pretrained=True).eval().to(memory_format=torch.channels_last)
     with torch.inference_mode():
         named = torch.cat([model(fashion_mnist.normalise(part)).argmax(1) for part in images.split(1000)])
     correct = (named == labels).sum().item()
