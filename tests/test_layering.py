@@ -83,8 +83,8 @@ def test_the_check_sees_wrong_arrows(file, source, arrow):
     assert wrong_arrows(source, PACKAGE / file) == ([arrow] if arrow else [])
 
 
-# Headers of types, C functions and intrinsics that always inline. What a compiler emits out of line all the same is found
-# in the objects themselves (tests/packaging/test_build_steps.py).
+# Headers of types, C functions and intrinsics that always inline. What a compiler emits out of line all the same is
+# found in the objects themselves (tests/packaging/test_build_steps.py).
 _PLAIN = {"cstddef", "cstdint", "cstring", "math.h"}
 _SIMD = {"immintrin.h", "arm_neon.h"}
 _STD_TEMPLATE = re.compile(r"\bstd::(?!(?:u?int(?:8|16|32|64|ptr)_t|size_t|ptrdiff_t|mem(?:cpy|set|move|cmp))\b)\w+")
