@@ -5,12 +5,12 @@ _ops    stable-ABI operators for the CPU: `torch.ops.lightops.*`
 _cuda   stable-ABI operators for CUDA
 """
 
-import importlib
 import importlib.util
 import platform
 import sys
 import warnings
 from functools import cache
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,17 +32,20 @@ def _one_line(error: BaseException) -> str:
 
 @cache
 def _module() -> tuple[ModuleType | None, str]:
-    """`_C` and "", or None and the reason."""
-    try:
-        return importlib.import_module("lightops._C"), ""
-    except ImportError as error:
+    """`_C` and "", or None and the reason. Looked for in this package's folder alone: never another copy's."""
+    spec = PathFinder.find_spec("lightops._C", [str(_FOLDER)])
+    if spec is None:
         others = sorted(path.name.split(".")[1] for path in _FOLDER.glob("_C.*.so"))
         if not others:
             return None, f"lightops._C is not built; {_REBUILD}"
-        found = f"cpython-{sys.version_info.major}{sys.version_info.minor}"
-        if not any(tag.startswith(found) for tag in others):
-            return None, f"lightops._C is built for {', '.join(others)}, this Python is {found}; re{_REBUILD}"
+        found = sys.implementation.cache_tag
+        return None, f"lightops._C is built for {', '.join(others)}, this Python is {found}; re{_REBUILD}"
+    try:
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    except ImportError as error:
         return None, f"lightops._C does not load: {_one_line(error)}; re{_REBUILD}"
+    return module, ""
 
 
 @cache
