@@ -93,6 +93,11 @@ class FusedModule(nn.Module):
                 f"lightops: {type(self).__name__} runs the stock forward: {reason}", FallbackWarning, stacklevel=2
             )
 
+    def _release(self) -> None:
+        """Make the stock module's own flags those of this one, before it takes its place again."""
+        for name in _SHARED & self.__dict__.keys():
+            self._stock.__dict__[name] = self.__dict__[name]
+
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         for runner in self._runners:
             runner.forget()

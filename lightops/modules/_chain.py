@@ -63,6 +63,12 @@ class Chain(FusedModule):
         super().__init__(stock, [Runner(run.piece, winograd) for run in runs])
         self.__dict__.update(_runs=tuple(run.paths for run in runs), _plan=None)
 
+    def keep_runs(self, keep: list[int]) -> None:
+        """Fuse only the runs with these numbers; the others' children are called one by one."""
+        self.__dict__.update(
+            _runs=tuple(self._runs[i] for i in keep), _runners=[self._runners[i] for i in keep], _plan=None
+        )
+
     @property
     def op(self) -> str:
         return "+".join(dict.fromkeys(runner.piece.op for runner in self._runners)) or "layout"

@@ -73,6 +73,7 @@ _MAX_POOL = attrgetter("kernel_size", "stride", "padding", "dilation", "ceil_mod
 _AVG_POOL = attrgetter("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
 
 _ACTS = {nn.ReLU: "relu", nn.Hardswish: "hardswish", nn.SiLU: "silu", nn.Identity: "none"}
+_CLAMPS = (nn.ReLU6, nn.Hardtanh)
 _DROPOUTS = (nn.Dropout, nn.Dropout2d, nn.AlphaDropout)
 _TIMM_NORM_ACT = "timm.layers.norm_act.BatchNormAct2d"
 _TIMM_CONV_SAME = "timm.layers.conv2d_same.Conv2dSame"
@@ -82,6 +83,13 @@ _TIMM_DROP_PATH = "timm.layers.drop.DropPath"
 def qualified_type(module: nn.Module) -> str:
     """`package.module.Class`: library classes are told by name, so that no library is imported to look at a model."""
     return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
+def activation_name(module: nn.Module) -> str | None:
+    """The name of an activation module; None where it has no fused form."""
+    if type(module) in _CLAMPS:
+        return "relu6" if _CLAMP(module) == (0, 6) else None
+    return _ACTS.get(type(module))
 
 
 def pair(value: int | tuple[int, ...]) -> tuple[int, int]:
@@ -186,9 +194,9 @@ class Reader:
     def act(self, path: str) -> str:
         """The name of the activation at `path`."""
         module = self.module(path)
-        name = _ACTS.get(type(module))
-        if name is None and type(module) in (nn.ReLU6, nn.Hardtanh) and self.attrs(module, _CLAMP) == (0, 6):
-            name = "relu6"
+        if type(module) in _CLAMPS:
+            self.attrs(module, _CLAMP)
+        name = activation_name(module)
         if name is None:
             raise Decline(f"{path} is {type(module).__name__}, which has no fused form")
         return name

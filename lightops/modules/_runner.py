@@ -22,12 +22,16 @@ class Piece:
     """How one op reads its parameters from stock children. Subclasses are frozen dataclasses of paths: no state, cheap
     to copy and pickle.
 
-    `neutral` are children that do nothing in evaluation (Identity, dropout); `constants` are attributes of the block,
-    by name, that its forward may use: fused only while they are as they were.
+    What the forward of the block may depend on besides the op's parameters is fused only while it is as it was:
+
+    neutral: children that do nothing in evaluation (Identity, dropout).
+    acts: `(path, name)` of activation modules whose place in the forward was found by trial.
+    constants: `(path, attribute, value)` of plain attributes of the block (path "") or a child.
     """
 
     neutral: tuple[str, ...] = ()
-    constants: tuple[tuple[str, Any], ...] = ()
+    acts: tuple[tuple[str, str], ...] = ()
+    constants: tuple[tuple[str, str, Any], ...] = ()
 
     op: ClassVar[str]
     bn_first: ClassVar[bool] = False
@@ -36,9 +40,15 @@ class Piece:
         """`read`, after checking what is not part of the op's parameters."""
         for path in self.neutral:
             reader.inactive(path)
-        for name, value in self.constants:
-            if reader.block_attr(name) != value:
-                raise Decline(f"the block's {name} is no longer {value!r}")
+        for path, act in self.acts:
+            if reader.act(path) != act:
+                raise Decline(f"{path} is no longer {act}")
+        for path, name, value in self.constants:
+            now = reader.attr(reader.module(path) if path else reader.block, name)
+            if now != value and not (name == "training" and reader.any_mode):
+                raise Decline(
+                    f"{f'{path}.{name}' if path else name} is {now!r}, not {value!r} as when the block was proven"
+                )
         return self.read(reader)
 
     def read(self, reader: Reader) -> Any:

@@ -21,27 +21,26 @@ class _Params(NamedTuple):
 
 @dataclass(frozen=True)
 class TransitionPiece(Piece):
-    """`drop` is a dropout between convolution and pool, neutral in evaluation."""
+    """`fn` is the activation, and `pool` None, where the block's own forward applies them."""
 
     norm: str
     act: str | None
     conv: str
-    pool: str
-    drop: str | None = None
+    pool: str | None
+    fn: str = "none"
 
     op: ClassVar[str] = "transition"
     bn_first: ClassVar[bool] = True
 
     def read(self, reader: Reader) -> _Params:
-        bn, act = reader.pre(self.norm, self.act)
+        bn, act = reader.pre(self.norm, self.act, self.fn)
         if act != "relu":
             raise Decline(f"activation {act} before the transition's convolution, not relu")
         conv = reader.conv(self.conv)
         if not conv.pointwise:
             raise Decline(f"{self.conv} is not a plain 1x1 convolution")
-        if self.drop:
-            reader.inactive(self.drop)
-        reader.halving_pool(self.pool)
+        if self.pool:
+            reader.halving_pool(self.pool)
         return _Params(bn, conv)
 
     def in_channels(self, params: _Params) -> int:
@@ -69,10 +68,15 @@ class Transition(Container, FusedModule):
 
     @classmethod
     def from_stock(
-        cls, stock: nn.Module, norm: str = "norm", act: str | None = "relu", conv: str = "conv", pool: str = "pool",
-        *, drop: str | None = None, winograd: int = 2,
-    ) -> Self:  # fmt: skip
-        """Stand in for `stock`; the defaults are torchvision's names. `drop` names a dropout between convolution and
-        pool.
-        """
-        return cls.from_piece(stock, TransitionPiece(norm, act, conv, pool, drop), winograd)
+        cls,
+        stock: nn.Module,
+        norm: str = "norm",
+        act: str | None = "relu",
+        conv: str = "conv",
+        pool: str = "pool",
+        *,
+        drop: str | None = None,
+        winograd: int = 2,
+    ) -> Self:
+        """Stand in for `stock`; the defaults are torchvision's names. `drop` names a dropout between conv and pool."""
+        return cls.from_piece(stock, TransitionPiece(norm, act, conv, pool, neutral=(drop,) if drop else ()), winograd)

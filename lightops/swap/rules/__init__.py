@@ -4,7 +4,7 @@ mine".
 
 from torch import nn
 
-from lightops.swap.rules import densenet, mobilenet, squeezenet
+from lightops.swap.rules import densenet, mobilenet, squeezenet, structure
 from lightops.swap.rules._proposal import Proposal, Refusal
 
 __all__ = ["Proposal", "Refusal", "propose"]
@@ -12,6 +12,7 @@ __all__ = ["Proposal", "Refusal", "propose"]
 _RULES = (densenet.propose, squeezenet.propose, mobilenet.propose)
 
 
-def propose(module: nn.Module) -> Proposal | Refusal | None:
-    """The first rule's answer."""
-    return next((answer for rule in _RULES if (answer := rule(module)) is not None), None)
+def propose(module: nn.Module, in_sequential: bool) -> Proposal | Refusal | None:
+    """The answer of the first rule that has one; `in_sequential` says whether the module is a child of a Sequential."""
+    known = next((answer for rule in _RULES if (answer := rule(module)) is not None), None)
+    return structure.propose(module, in_sequential) if known is None else known

@@ -56,7 +56,7 @@ CHAINS: dict[str, tuple[tuple[str, ...], Residual]] = {
     "timm.layers.conv_bn_act.ConvNormAct": (("conv", "bn", "aa"), False),
 }
 
-_MODULES: dict[type[Piece], type[FusedModule]] = {
+MODULES: dict[type[Piece], type[FusedModule]] = {
     InvertedResidualPiece: InvertedResidual,
     DepthwisePointwisePiece: DepthwisePointwise,
     Conv1x1BNActPiece: Conv1x1BNAct,
@@ -83,7 +83,7 @@ def propose_chain(module: nn.Module, names: tuple[str, ...], residual: Residual)
             piece.read_all(Reader(module, any_mode=True))
         except Decline as decline:
             return Refusal(piece.op, str(decline))
-        make = _MODULES[type(piece)].from_piece
+        make = MODULES[type(piece)].from_piece
         return Proposal(piece.op, [piece], lambda stock, winograd: make(stock, piece, winograd))
     # Every layer is a step of its own, so that a run may end anywhere.
     steps = [leaf._replace(top=leaf.path) for leaf in chain if leaf.letter != "I"]

@@ -1,0 +1,87 @@
+"""Proof that a block of unknown class computes what a piece computes: both run once on the same random input."""
+
+import copy
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from lightops.modules import Decline
+from lightops.modules._reader import Reader
+from lightops.modules._runner import Piece
+
+# Odd and even, non-square, one image and two: padding, stride, pooling and batch mix-ups all show.
+_SIZES = ((2, 9, 11), (1, 12, 8))
+# float64 on both sides: a right piece agrees to 1e-13, a wrong one is off by 1e-3 and more with these parameters.
+_TOLERANCE = 1e-9
+
+
+class Unproven(Exception):
+    """No piece computes what the block computes; the message says how far off the nearest was, or what went wrong."""
+
+
+def prove(block: nn.Module, in_channels: int, pieces: Iterable[Piece]) -> Piece:
+    """The first of `pieces` that agrees with `block`; raises Unproven if none does.
+
+    A float64 copy of the block with random parameters and statistics is compared, in evaluation, against the pieces'
+    specification: a trained block could hide a difference, and the block itself stays as it is.
+    """
+    try:
+        twin = _randomised(copy.deepcopy(block).double().eval())
+        inputs = [_normal(n, in_channels, h, w, seed=n) for n, h, w in _SIZES]
+        with torch.no_grad():
+            wanted = [_stock(twin, x) for x in inputs]
+    except Unproven:
+        raise
+    except Exception as error:
+        raise Unproven(f"its forward does not run on one tensor: {type(error).__name__}: {error}") from error
+    nearest = float("inf")
+    for piece in pieces:
+        try:
+            params = piece.read_all(Reader(twin, any_mode=True))
+            with torch.no_grad():
+                off = max(_difference(piece.reference(x, params), y) for x, y in zip(inputs, wanted, strict=True))
+        except (Decline, RuntimeError):
+            continue
+        if off < _TOLERANCE:
+            return piece
+        nearest = min(nearest, off)
+    raise Unproven(f"computes something else: off by {nearest:.2g} of its largest value on a random input")
+
+
+def _stock(block: nn.Module, x: Tensor) -> Tensor:
+    before = x.clone()
+    y = block(x)
+    if not isinstance(y, Tensor):
+        raise Unproven(f"returns a {type(y).__name__}")
+    if not torch.equal(x, before):
+        raise Unproven("writes its input in place")
+    return y
+
+
+def _difference(got: Tensor, want: Tensor) -> float:
+    if got.shape != want.shape or not want.numel():
+        return float("inf")
+    return ((got - want).abs().max() / want.abs().max().clamp(min=1e-30)).item()
+
+
+def _normal(*shape: int, seed: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def _randomised(block: nn.Module) -> nn.Module:
+    """Random parameters at which every activation has values on all its branches, relu6's upper one included."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for module in block.modules():
+            for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+                if tensor is None or not tensor.is_floating_point():
+                    continue
+                noise = torch.randn(tensor.shape, dtype=torch.float64, generator=generator)
+                if name == "running_var":
+                    tensor.copy_(noise.abs() + 0.3)
+                elif tensor.dim() > 1:
+                    tensor.copy_(noise * 3 / tensor[0].numel() ** 0.5)
+                else:
+                    tensor.copy_(noise + 0.5)
+    return block

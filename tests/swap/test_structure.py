@@ -1,0 +1,48 @@
+"""Blocks of unknown class: recognised by structure, proven, and declined where they compute something else."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lightops
+
+from .nets import untrivial
+from .strangers import STRANGERS
+
+
+class Wrapper(nn.Module):
+    def __init__(self, block: nn.Module):
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(x) * 2
+
+
+@pytest.mark.parametrize("root", [False, True], ids=["child", "root"])
+@pytest.mark.parametrize("name", STRANGERS)
+def test_stranger(name: str, root: bool) -> None:
+    make, channels, ops, reason = STRANGERS[name]
+    block = untrivial(make()).eval().double()
+    model = block if root else Wrapper(block)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    modules = dict(model.named_modules())
+    cls = type(model)
+    x = torch.randn(2, channels, 9, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        want = model(x.clone())
+        report = lightops.swap_(model)
+        assert sorted(r.op for r in report.fused) == sorted(ops), report
+        assert [reason in r.reason for r in report.declined] == ([True] if reason else []), report
+        for _ in range(2):
+            got = model(x.clone())
+            torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
+            assert got.stride() == want.stride()
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[k], before[k]) for k in before)
+    lightops.unswap_(model)
+    assert type(model) is cls
+    assert all(module is modules[name] for name, module in model.named_modules())
+    with torch.no_grad():
+        assert torch.equal(model(x.clone()), want)
