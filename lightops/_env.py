@@ -5,9 +5,11 @@
 | `LIGHTOPS_DISABLE` | 0 (default), 1 | 1: no fused path; ops run their reference, modules their stock forward |
 | `LIGHTOPS_BACKEND` | auto (default), cuda, triton, cpu, reference | forces a backend; one that cannot serve raises |
 | `LIGHTOPS_CPU_ISA` | auto (default), v4, v3, baseline, neon | instruction set of the CPU kernels, read once at load |
+| `LIGHTOPS_CACHE` | a folder (default `~/.cache/lightops`, by XDG_CACHE_HOME) | what the bench fetches and exports |
 """
 
 import os
+from pathlib import Path
 
 BACKENDS = ("cuda", "triton", "cpu", "reference")
 CPU_ISAS = ("v4", "v3", "baseline", "neon")
@@ -37,5 +39,13 @@ def cpu_isa() -> str:
 
 def as_set() -> dict[str, str]:
     """The variables that are set, with their values as given, valid or not."""
-    names = ("LIGHTOPS_DISABLE", "LIGHTOPS_BACKEND", "LIGHTOPS_CPU_ISA")
+    names = ("LIGHTOPS_DISABLE", "LIGHTOPS_BACKEND", "LIGHTOPS_CPU_ISA", "LIGHTOPS_CACHE")
     return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def cache_dir() -> Path:
+    """The folder of files that can be made again (downloads, exported models); not created here."""
+    asked = os.environ.get("LIGHTOPS_CACHE")
+    if asked:
+        return Path(asked)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lightops"

@@ -1,0 +1,164 @@
+"""What is measured: a network by name, filled with real weights where there are any, and the pictures it is shown."""
+
+import copy
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lightops.bench.archives import Missing
+from lightops.bench.photos import (
+    TORCHVISION_PREPROCESS,
+    Photo,
+    Preprocess,
+    fashion_classes,
+    fashion_photos,
+    imagenet_classes,
+    imagenet_photos,
+    make_batch,
+)
+from lightops.bench.weights import LOADERS, Weights, calibrate
+
+DEFAULT_NETWORKS = ("densenet121", "squeezenet1_1", "mobilenet_v1", "mobilenet_v2")
+FASHION = "densenet_fashion"
+FASHION_PREPROCESS = Preprocess("Fashion-MNIST mean and deviation", 1 / 255, (0.2860,), (0.3530,), crop=1.0)
+
+
+class UnknownNetwork(ValueError):
+    """The name of a network leads nowhere; the message says which names exist."""
+
+
+@dataclass
+class Subject:
+    """A stock network in eval mode and float32 on the CPU, with the pictures to show it.
+
+    `weights.classifies` says whether its classes mean anything; then `classes` are their names (None where unknown) and
+    the labels of `photos` are in them. `missing` holds one line for each thing that could not be had.
+    """
+
+    name: str
+    model: nn.Module
+    resolution: int
+    photos: list[Photo]
+    weights: Weights
+    classes: list[str] | None = None
+    missing: list[str] = field(default_factory=list)
+    _exact: Tensor | None = None
+
+    def batch(self, size: int) -> Tensor:
+        """Float32 NCHW batch of the first `size` photos."""
+        return make_batch(self.photos, size, self.weights.preprocess, self.resolution)
+
+    def exact(self, size: int) -> Tensor:
+        """Float64 output of the network for `batch(size)`, on the CPU; worked out once per picture."""
+        count = len(self.photos)
+        if self._exact is None or len(self._exact) < min(size, count):
+            # channels_last: PyTorch's float64 depthwise convolution is four times as fast there.
+            model = self.copy().double().to(memory_format=torch.channels_last)
+            images = self.batch(min(size, count)).double().contiguous(memory_format=torch.channels_last)
+            chunk = max(1, 4 * 224**2 // self.resolution**2)
+            with torch.inference_mode():
+                self._exact = torch.cat([model(part) for part in images.split(chunk)])
+        return self._exact[torch.arange(size) % count]
+
+    def copy(self) -> nn.Module:
+        """A model of its own for one contestant."""
+        return copy.deepcopy(self.model)
+
+
+def load_subject(name: str, resolution: int | None = None) -> Subject:
+    """The network called `name`: one of `lightops.networks`, `torchvision:NAME`, `timm:NAME` or `file.py:factory`.
+
+    Raises `UnknownNetwork` for any other name.
+    """
+    torch.manual_seed(0)
+    model = factory(name)().eval()
+    base = name.rpartition(":")[2]
+    if base == FASHION:
+        return _fashion_subject(name, model, resolution)
+    photos, missing = imagenet_photos()
+    weights = None
+    if base in LOADERS and not name.startswith("timm:") and not name.endswith(f".py:{base}"):
+        try:
+            weights = LOADERS[base](model)
+        except Missing as reason:
+            missing.append(str(reason))
+    side = resolution or getattr(model, "input_resolution", 224)
+    if weights is None:
+        calibrate(model, make_batch(photos, min(16, len(photos)), TORCHVISION_PREPROCESS, side))
+        described = "random (seed 0), BatchNorm statistics calibrated on the pictures"
+        weights = Weights(described, TORCHVISION_PREPROCESS, False)
+    classes = imagenet_classes() if weights.classifies else None
+    return Subject(name, model, side, photos, weights, classes, missing)
+
+
+def _fashion_subject(name: str, model: nn.Module, resolution: int | None) -> Subject:
+    weights = Weights("trained on Fashion-MNIST by this project", FASHION_PREPROCESS, True)
+    photos = fashion_photos()
+    return Subject(name, model, resolution or 28, photos, weights, fashion_classes())
+
+
+def factory(name: str) -> Callable[[], nn.Module]:
+    """The function that makes the network called `name` with random weights; raises `UnknownNetwork`."""
+    source, separator, base = name.rpartition(":")
+    if not separator:
+        return _own(name)
+    if source == "torchvision":
+        return _torchvision(base)
+    if source == "timm":
+        return _timm(base)
+    if source.endswith(".py"):
+        return _from_file(Path(source), base)
+    raise UnknownNetwork(
+        f"network {name!r}: {source!r} is not a source; expected NAME of lightops.networks, torchvision:NAME, "
+        "timm:NAME or file.py:factory"
+    )
+
+
+def _own(name: str) -> Callable[[], nn.Module]:
+    from lightops import networks
+
+    found = getattr(networks, name, None)
+    if not callable(found) or isinstance(found, type) or name.startswith("_"):
+        known = sorted(n for n in networks.__all__ if n.islower() and callable(getattr(networks, n)))
+        raise UnknownNetwork(f"network {name!r} is not in lightops.networks, which has {', '.join(known)}")
+    return (lambda: found(pretrained=True)) if name == FASHION else found
+
+
+def _torchvision(name: str) -> Callable[[], nn.Module]:
+    from lightops._torchvision import import_torchvision
+
+    models = import_torchvision().models
+    if name not in models.list_models():
+        raise UnknownNetwork(f"network 'torchvision:{name}' is not one of torchvision.models.list_models()")
+    return lambda: models.get_model(name, weights=None)
+
+
+def _timm(name: str) -> Callable[[], nn.Module]:
+    from lightops._torchvision import import_torchvision
+
+    import_torchvision()
+    try:
+        import timm
+    except ImportError as error:
+        raise UnknownNetwork(f"network 'timm:{name}': timm cannot be imported ({error})") from error
+    if not timm.is_model(name):
+        raise UnknownNetwork(f"network 'timm:{name}' is not one of timm.list_models()")
+    return lambda: timm.create_model(name, pretrained=False)
+
+
+def _from_file(path: Path, name: str) -> Callable[[], nn.Module]:
+    if not path.is_file():
+        raise UnknownNetwork(f"network '{path}:{name}': there is no file {path}")
+    spec = importlib.util.spec_from_file_location(f"lightops_bench_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    found = getattr(module, name, None)
+    if not callable(found):
+        raise UnknownNetwork(f"network '{path}:{name}': {path} has no callable {name!r}")
+    return found

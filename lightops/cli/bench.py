@@ -1,0 +1,148 @@
+"""`lightops bench`: real networks on real pictures, every contestant verified, then timed in turns."""
+
+import os
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from lightops.bench import machine
+from lightops.bench.job import CONTESTANTS, DTYPES, Listener, Options, default_folder, run
+from lightops.bench.report import Labelled, Report, Row, write
+from lightops.bench.subjects import DEFAULT_NETWORKS, Subject, UnknownNetwork, factory
+from lightops.bench.tables import COLUMNS, LABELLED_COLUMNS, groups, matrix
+from lightops.cli._console import Integers, console, device_or_usage_error, table
+
+_STYLES = {"stock": "", "other": "", "lightops": "bold green"}
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@click.command()
+@click.argument("networks", nargs=-1, metavar="[NETWORK]...")
+@click.option("--batch", "batches", type=Integers(), default="1,16", show_default=True, help="Pictures per call.")
+@click.option(
+    "--threads", type=Integers(), default=str(_cores()), help="Threads, the same for all. [default: all cores]"
+)
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda[:n].")
+@click.option("--dtype", type=click.Choice(list(DTYPES)), default="fp32", show_default=True)
+@click.option("--resolution", type=click.IntRange(min=8), help="Pixels a side. [default: the network's own]")
+@click.option("--compile", "compiled", is_flag=True, help="Adds torch.compile, which takes minutes to compile.")
+@click.option("--train", is_flag=True, help="Times training steps (not available in this version).")
+@click.option(
+    "--winograd", type=click.Choice(["0", "2", "4"]), default="2", show_default=True, help="Tile of the 3x3s."
+)
+@click.option("--seconds", type=click.FloatRange(min=0), default=10.0, show_default=True, help="Time per setting.")
+@click.option(
+    "--only", multiple=True, type=click.Choice([c.name for c in CONTESTANTS]), help="Only this contestant and us."
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Prints the report as JSON on standard output, and nothing else there."
+)
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), help="Report folder. [default: reports/bench-DATE]"
+)
+@click.pass_context
+def bench(
+    context: click.Context, networks: tuple[str, ...], train: bool, as_json: bool, out: Path | None, **given
+) -> None:
+    """Times NETWORKs stock, in other runtimes and swapped, all verified against float64 first.
+
+    A NETWORK is one of lightops.networks, torchvision:NAME, timm:NAME or file.py:factory. By default: densenet121,
+    squeezenet1_1, mobilenet_v1, mobilenet_v2. Exit code 1 if an answer of the swapped network is wrong.
+    """
+    if train:
+        raise click.UsageError("--train: training kernels are not in this version; the bench measures inference")
+    device_or_usage_error(given["device"])
+    try:
+        for name in networks:
+            factory(name)
+    except UnknownNetwork as error:
+        raise click.UsageError(str(error)) from error
+    given["compile"], given["winograd"] = given.pop("compiled"), int(given["winograd"])
+    options = Options(networks=networks or DEFAULT_NETWORKS, **given)
+    screen = console(stderr=as_json)
+    report = _watched(options, screen)
+    folder = out or default_folder(report)
+    paths = write(report, folder)
+    _finish(report, screen, paths)
+    if as_json:
+        click.echo(report.as_json())
+    context.exit(0 if report.ok else 1)
+
+
+def _watched(options: Options, screen: Console) -> Report:
+    columns = (BarColumn(30), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
+        return run(options, _Screen(screen, progress))
+
+
+class _Screen(Listener):
+    """Shows a progress bar on a terminal, one line per network and setting elsewhere, tables on both."""
+
+    def __init__(self, screen: Console, progress: Progress) -> None:
+        self.screen, self.progress = screen, progress
+        self.bar = progress.add_task("starting", total=1.0)
+
+    def stage(self, text: str) -> None:
+        self.progress.update(self.bar, description=text)
+
+    def advance(self, share: float) -> None:
+        self.progress.update(self.bar, completed=share)
+
+    def subject(self, subject: Subject) -> None:
+        preprocess = subject.weights.preprocess.name
+        size = f"{subject.resolution}x{subject.resolution}"
+        self.screen.print(f"[bold]{subject.name}[/bold]: weights {subject.weights.description}; {size}; {preprocess}")
+
+    def setting(self, rows: list[Row]) -> None:
+        first = rows[0]
+        plural = "s" if first.threads != 1 else ""
+        _show_rows(self.screen, f"{first.network}, batch {first.batch}, {first.threads} thread{plural}", rows)
+
+
+def _show_rows(screen: Console, title: str, rows: list[Row]) -> None:
+    styles = ["bold red" if row.status in ("wrong", "failed") else _STYLES[row.family] for row in rows]
+    screen.print(table(title, list(COLUMNS), [[show(row) for show in COLUMNS.values()] for row in rows], styles))
+    screen.print()
+
+
+def _finish(report: Report, screen: Console, paths: list[Path]) -> None:
+    for entry in report.labelled:
+        _show_answers(screen, entry)
+    if report.labelled:
+        lines = [[show(entry) for show in LABELLED_COLUMNS.values()] for entry in report.labelled]
+        screen.print(table("Same answers, stock and swapped", list(LABELLED_COLUMNS), lines))
+        screen.print()
+    if len(list(groups(report))) > 1:
+        header, lines = matrix(report)
+        screen.print(table("Medians, ms per batch", header, lines))
+        screen.print()
+    screen.print(machine.summary(report.conditions), style="dim")
+    for note in (machine.busy(report.conditions), *report.notes):
+        if note:
+            screen.print(f"note: {note}", style="yellow", markup=False)
+    screen.print(f"report: {', '.join(str(path) for path in paths)}", markup=False)
+    if not report.ok:
+        screen.print("VERIFICATION FAILED: the swapped network's answers are not stock's", style="bold red")
+
+
+def _show_answers(screen: Console, entry: Labelled) -> None:
+    if not entry.answers:
+        return
+    lines = [
+        [
+            a.photo,
+            a.label or "-",
+            f"{a.stock} {a.stock_p:.3f}",
+            f"{a.swapped} {a.swapped_p:.3f}",
+            "yes" if a.same else "NO",
+        ]
+        for a in entry.answers
+    ]
+    header = ["picture", "label", "stock says", "swapped says", "same"]
+    screen.print(table(f"{entry.network} on {entry.data}", header, lines))
+    screen.print()
