@@ -18,10 +18,10 @@ CROSS_TOOLS = {
 
 
 def requirements(*names: str) -> None:
-    """Print the requirements of the named extras, and of "base" and "data" (see [tool.lightops])."""
+    """Print the requirements of the named extras, and of "base"."""
     config = tomllib.loads((plan.ROOT / "pyproject.toml").read_text())
     project = config["project"]
-    known = {**project["optional-dependencies"], **config["tool"]["lightops"]}
+    known = dict(project["optional-dependencies"])
     known["base"] = [*config["build-system"]["requires"], *project["dependencies"], "ninja>=1.11"]
     for name in names:
         print("\n".join(known[name]))
