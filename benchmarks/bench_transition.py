@@ -1,26 +1,15 @@
 """transition: BatchNorm, ReLU, 1x1 convolution, 2x2 average: pooled before the 1x1 against pooled after it."""
 
-import torch
 from blocks import Block, macs, part
-from common import Call, run
+from common import Call, fused, run, timed
 from torch import Tensor, nn
-
-from lightops import ops
-from lightops.reference import BatchNormParams
 
 PARTS = tuple(part("densenet121", f"features.transition{i}") for i in (1, 2, 3))
 
 
 def pool_last(block: nn.Module, x: Tensor) -> Call:
     """The order of the paper: a fused BatchNorm, ReLU and 1x1 at full size, then the average."""
-    norm = block.norm
-    bn = BatchNormParams(norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps)
-
-    def call() -> Tensor:
-        with torch.inference_mode():
-            return block.pool(ops.bn_relu_conv2d(x, bn, block.conv.weight))
-
-    return call
+    return timed(nn.Sequential(fused(nn.Sequential(block.norm, block.relu, block.conv)), block.pool), x)
 
 
 def _pooled_first(block: Block) -> int:

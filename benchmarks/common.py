@@ -73,7 +73,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 }
 
 
-def _timed(module: nn.Module, x: Tensor) -> Call:
+def timed(module: nn.Module, x: Tensor) -> Call:
     def call() -> Tensor:
         with torch.inference_mode():
             return module(x)
@@ -83,36 +83,44 @@ def _timed(module: nn.Module, x: Tensor) -> Call:
 
 def eager_nchw(block: nn.Module, x: Tensor) -> Call:
     """Stock, contiguous."""
-    return _timed(block.to(memory_format=torch.contiguous_format), x.contiguous())
+    return timed(block.to(memory_format=torch.contiguous_format), x.contiguous())
 
 
 def eager_nhwc(block: nn.Module, x: Tensor) -> Call:
     """Stock, channels_last."""
-    return _timed(block, x)
+    return timed(block, x)
 
 
 def compiled(block: nn.Module, x: Tensor) -> Call:
     """torch.compile of stock, channels_last."""
-    return _timed(torch.compile(block), x)
+    return timed(torch.compile(block), x)
 
 
 class NotFused(Exception):
     """The swap declined the block; the reason is the message."""
 
 
+class _Holder(nn.Module):
+    """A parent for the block: the swap replaces children, never the root."""
+
+    def __init__(self, block: nn.Module):
+        super().__init__()
+        self.block = block
+
+
+def fused(block: nn.Module, winograd: int = 2) -> nn.Module:
+    """The module that the swap puts in the place of `block`; raises `NotFused`."""
+    holder = _Holder(block).eval()
+    report = swap(holder, winograd)
+    if not report.fused:
+        reasons = {record.reason for record in report.declined}
+        raise NotFused("; ".join(sorted(reasons)) or "nothing in it is recognised")
+    return holder.block
+
+
 def lightops(winograd: int = 2) -> Provider:
     """The block after `lightops.swap_`."""
-
-    def provider(block: nn.Module, x: Tensor) -> Call:
-        # The swap replaces children, so the block must have a parent.
-        parent = nn.Sequential(block).to(memory_format=torch.channels_last).eval()
-        report = swap(parent, x, winograd)
-        if not report.fused:
-            reasons = {record.reason for record in report.declined}
-            raise NotFused("; ".join(sorted(reasons)) or "nothing in it is recognised")
-        return _timed(parent, x)
-
-    return provider
+    return lambda block, x: timed(fused(block, winograd), x)
 
 
 def run(
@@ -173,7 +181,7 @@ def measure(
 ) -> tuple[list[Row], list[str]]:
     """Readies, verifies and times the providers of one block; returns their rows, and a line for each that is out."""
     x = block.x.contiguous(memory_format=torch.channels_last)
-    truth = _timed(copy.deepcopy(block.module).double(), block.x.double())()
+    truth = timed(copy.deepcopy(block.module).double(), block.x.double())()
     calls, errors, notes = {}, {}, []
     for name, provider in providers.items():
         stock = copy.deepcopy(block.module).to(memory_format=torch.channels_last)

@@ -42,9 +42,9 @@ def check_blocks(
     x = subject.batch(batch).to(dtype).contiguous(memory_format=layout)
     stock = subject.copy().to(dtype=dtype, memory_format=layout)
     swapped = subject.copy().to(dtype=dtype, memory_format=layout)
-    report = swap(swapped, x, winograd)
+    report = swap(swapped, winograd)
     exact = subject.copy().to(dtype).double()
-    operators = {record.name: record.op for record in report.fused}
+    operators = _operators(report)
     names = _replaced(stock, swapped)
     inputs = _captured(stock, names, x)
     checks = []
@@ -56,6 +56,15 @@ def check_blocks(
     progress("the whole network")
     checks.append(_check("", "whole network", stock, swapped, exact, ((x,), {})))
     return checks, report
+
+
+def _operators(report: Any) -> dict[str, str]:
+    """Fused ops by module. A run of children ("features.0..2") counts for the Sequential that owns it."""
+    found: dict[str, list[str]] = {}
+    for record in report.fused:
+        name = record.name if ".." not in record.name else record.name.partition("..")[0].rpartition(".")[0]
+        found.setdefault(name, []).append(record.op)
+    return {name: ", ".join(dict.fromkeys(ops)) for name, ops in found.items()}
 
 
 def _replaced(stock: nn.Module, swapped: nn.Module) -> list[str]:

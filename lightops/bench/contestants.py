@@ -79,15 +79,19 @@ def build_compile(task: Task) -> Call:
 def build_lightops(task: Task) -> Call:
     """The channels_last network after `lightops.swap_`, fed the same channels_last input as its stock twin."""
     model, x = _placed(task, torch.channels_last)
-    swap(model, x, task.winograd)
+    swap(model, task.winograd)
     return _inference(model, x)
 
 
-def swap(model: nn.Module, x: Tensor | None = None, winograd: int = 2) -> Any:
-    """`lightops.swap_` on `model`, returning its report."""
+def swap(model: nn.Module, winograd: int = 2) -> Any:
+    """`lightops.swap_` on `model`, returning its report.
+
+    Without an example: with one it would time each block and leave the slower ones stock, and the bench would hide a
+    loss.
+    """
     from lightops.swap import swap_
 
-    return swap_(model, x, winograd=winograd)
+    return swap_(model, winograd=winograd)
 
 
 EAGER_NCHW = Contestant("torch eager NCHW", "stock", build_eager_nchw)

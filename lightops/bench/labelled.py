@@ -9,20 +9,19 @@ from lightops.bench.subjects import FASHION, Subject
 from lightops.bench.verify import limit_for
 
 _CHUNK = 16
-_SHOWN = 32
+_SHOWN = 26
 
 
 def evaluate(subject: Subject, winograd: int = 2) -> tuple[Labelled, str]:
     """Runs the stock network in both layouts, the swapped one and the float64 one on every picture of the subject.
 
     Returns the comparison and the swap report as text. It is `ok` when the swapped network errs no more than the rule
-    of `verify` allows and names the class that stock names on every labelled picture.
+    of `verify` allows and names stock's class on every labelled picture, but for ties closer than that error.
     """
     swapped = subject.copy().to(memory_format=torch.channels_last)
     nhwc = subject.copy().to(memory_format=torch.channels_last)
     answer = []
-    sample = subject.batch(2).contiguous(memory_format=torch.channels_last)
-    report = swap(swapped, sample, winograd)
+    report = swap(swapped, winograd)
     for part in subject.batch(len(subject.photos)).split(_CHUNK):
         wide = part.contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
@@ -44,10 +43,16 @@ def evaluate(subject: Subject, winograd: int = 2) -> tuple[Labelled, str]:
         agreement=same.double().mean().item(),
         error_stock=max(errors[:2]),
         error_swapped=errors[2],
-        ok=bool(errors[2] <= limit and same[known].all()),
+        ok=bool(errors[2] <= limit and (same | _tied(exact, 2 * limit))[known].all()),
         answers=_answers(subject, labels, stock, ours),
     )
     return entry, str(report)
+
+
+def _tied(exact: Tensor, margin: float) -> Tensor:
+    """Pictures whose two best classes lie so close in float64 that an error within the limit may exchange them."""
+    best = exact.topk(2, dim=1).values
+    return best[:, 0] - best[:, 1] <= margin
 
 
 def _correct(logits: Tensor, labels: Tensor, known: Tensor, subject: Subject) -> float | None:

@@ -1,13 +1,10 @@
 """Photographs as input, the three preprocessings their networks were trained with, and the names of the classes."""
 
 import ast
-import gzip
 import io
 import math
 import re
-import struct
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from PIL import Image
@@ -20,10 +17,10 @@ from lightops.bench.archives import (
     TORCHVISION,
     Missing,
     Package,
-    data_dir,
     read_member,
     read_members,
 )
+from lightops.data import fashion_mnist
 
 _UNLABELLED: tuple[tuple[Package, str], ...] = (
     (SKIMAGE, "skimage/data/chelsea.png"),
@@ -33,21 +30,6 @@ _UNLABELLED: tuple[tuple[Package, str], ...] = (
     (SKLEARN, "sklearn/datasets/images/china.jpg"),
     (SKLEARN, "sklearn/datasets/images/flower.jpg"),
 )
-_FASHION_CLASSES = (
-    "T-shirt",
-    "trouser",
-    "pullover",
-    "dress",
-    "coat",
-    "sandal",
-    "shirt",
-    "sneaker",
-    "bag",
-    "ankle boot",
-)
-
-
-_FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
 
 @dataclass(frozen=True)
@@ -88,6 +70,9 @@ class Preprocess:
 
 TORCHVISION_PREPROCESS = Preprocess("ImageNet mean and deviation")
 CAFFE_PREPROCESS = Preprocess("Caffe: BGR minus the mean pixel", 1.0, (103.939, 116.779, 123.68), (1.0, 1.0, 1.0), True)
+FASHION_PREPROCESS = Preprocess(
+    "Fashion-MNIST mean and deviation", 1 / 255, (fashion_mnist.MEAN,), (fashion_mnist.STD,), crop=1.0
+)
 TENSORFLOW_PREPROCESS = Preprocess("TensorFlow: -1 to 1", 1 / 127.5, (1.0, 1.0, 1.0), (1.0, 1.0, 1.0))
 
 
@@ -114,26 +99,20 @@ def imagenet_photos() -> tuple[list[Photo], list[str]]:
 
 
 def fashion_photos() -> list[Photo]:
-    """Labelled Fashion-MNIST test pictures (28x28, one channel): all 10,000 where Debian's dataset-fashion-mnist or its
-    two files in the data folder are there, else the 20 that come with foolbox; raises `Missing`."""
-    for folder in (data_dir(), _FASHION_FOLDER):
-        images, labels = (folder / f"t10k-{part}-ubyte.gz" for part in ("images-idx3", "labels-idx1"))
-        if images.is_file() and labels.is_file():
-            return _idx_photos(gzip.decompress(images.read_bytes()), gzip.decompress(labels.read_bytes()))
-    members = read_members(FOOLBOX, "foolbox/data/fashionMNIST_*.png")
-    return [_photo(path, data, label_of(path)) for path, data in members.items()]
+    """Labelled Fashion-MNIST test pictures, 28x28 and grey.
 
-
-def _idx_photos(images: bytes, labels: bytes) -> list[Photo]:
-    """Pictures and labels out of two idx files: a header of big-endian sizes, then bytes."""
-    magic, count, height, width = struct.unpack(">4I", images[:16])
-    if magic != 0x803 or struct.unpack(">2I", labels[:8]) != (0x801, count):
-        raise Missing("the Fashion-MNIST files are not idx files of pictures and their labels")
-    pixels = images[16:]
-    size = height * width
+    All 10,000 where Debian's dataset-fashion-mnist is installed, else the 20 that come with foolbox; raises `Missing`.
+    """
+    try:
+        images, labels = fashion_mnist.load("test")
+    except FileNotFoundError:
+        members = read_members(FOOLBOX, "foolbox/data/fashionMNIST_*.png")
+        return [_photo(path, data, label_of(path)) for path, data in members.items()]
+    size = (images.shape[2], images.shape[1])
+    pictures = (Image.frombytes("L", size, image.numpy().tobytes()) for image in images)
     return [
-        Photo(f"test {i}", Image.frombytes("L", (width, height), pixels[i * size : (i + 1) * size]), labels[8 + i])
-        for i in range(count)
+        Photo(f"test {i}", picture, label)
+        for i, (picture, label) in enumerate(zip(pictures, labels.tolist(), strict=True))
     ]
 
 
@@ -155,11 +134,6 @@ def imagenet_classes() -> list[str] | None:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "_IMAGENET_CATEGORIES":
             return list(ast.literal_eval(node.value))
     return None
-
-
-def fashion_classes() -> list[str]:
-    """The ten class names of Fashion-MNIST."""
-    return list(_FASHION_CLASSES)
 
 
 def make_batch(photos: list[Photo], size: int, preprocess: Preprocess, resolution: int) -> Tensor:

@@ -12,20 +12,19 @@ from torch import Tensor, nn
 
 from lightops.bench.archives import Missing
 from lightops.bench.photos import (
+    FASHION_PREPROCESS,
     TORCHVISION_PREPROCESS,
     Photo,
-    Preprocess,
-    fashion_classes,
     fashion_photos,
     imagenet_classes,
     imagenet_photos,
     make_batch,
 )
 from lightops.bench.weights import LOADERS, Weights, calibrate
+from lightops.data import fashion_mnist
 
 DEFAULT_NETWORKS = ("densenet121", "squeezenet1_1", "mobilenet_v1", "mobilenet_v2")
 FASHION = "densenet_fashion"
-FASHION_PREPROCESS = Preprocess("Fashion-MNIST mean and deviation", 1 / 255, (0.2860,), (0.3530,), crop=1.0)
 
 
 class UnknownNetwork(ValueError):
@@ -99,7 +98,7 @@ def load_subject(name: str, resolution: int | None = None) -> Subject:
 def _fashion_subject(name: str, model: nn.Module, resolution: int | None) -> Subject:
     weights = Weights("trained on Fashion-MNIST by this project", FASHION_PREPROCESS, True)
     photos = fashion_photos()
-    return Subject(name, model, resolution or 28, photos, weights, fashion_classes())
+    return Subject(name, model, resolution or 28, photos, weights, list(fashion_mnist.CLASSES))
 
 
 def factory(name: str) -> Callable[[], nn.Module]:
@@ -122,11 +121,10 @@ def factory(name: str) -> Callable[[], nn.Module]:
 def _own(name: str) -> Callable[[], nn.Module]:
     from lightops import networks
 
-    found = getattr(networks, name, None)
-    if not callable(found) or isinstance(found, type) or name.startswith("_"):
-        known = sorted(n for n in networks.__all__ if n.islower() and callable(getattr(networks, n)))
-        raise UnknownNetwork(f"network {name!r} is not in lightops.networks, which has {', '.join(known)}")
-    return (lambda: found(pretrained=True)) if name == FASHION else found
+    if name not in networks.names():
+        raise UnknownNetwork(f"network {name!r} is not in lightops.networks, which has {', '.join(networks.names())}")
+    given = {"pretrained": True} if name == FASHION else {}
+    return lambda: networks.create(name, **given)
 
 
 def _torchvision(name: str) -> Callable[[], nn.Module]:

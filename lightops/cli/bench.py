@@ -144,5 +144,6 @@ def _show_answers(screen: Console, entry: Labelled) -> None:
         for a in entry.answers
     ]
     header = ["picture", "label", "stock says", "swapped says", "same"]
-    screen.print(table(f"{entry.network} on {entry.data}", header, lines))
+    shown = "" if len(lines) == entry.pictures else f", the first {len(lines)} of {entry.pictures}"
+    screen.print(table(f"{entry.network} on {entry.data}{shown}", header, lines))
     screen.print()

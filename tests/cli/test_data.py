@@ -1,10 +1,8 @@
 """Archives, photographs and weights: found, checked, and never executed."""
 
-import gzip
 import io
 import json
 import pickle
-import struct
 import subprocess
 import tarfile
 import zipfile
@@ -18,6 +16,7 @@ from torch import nn
 from lightops import networks
 from lightops.bench import archives, fetch, photos, weights
 from lightops.bench.archives import Missing, Package
+from lightops.data import fashion_mnist
 
 WHEEL = Package("thing==1", "wheel", None, "thing-*.whl", "testing")
 SDIST = Package("thing==1", "sdist", None, "thing-*.tar.gz", "testing")
@@ -133,20 +132,16 @@ def test_a_batch_starts_again_when_the_photos_run_out():
     assert not torch.equal(batch[0], batch[1])
 
 
-def test_fashion_pictures_out_of_idx_files(cache):
-    folder = cache / "data"
-    folder.mkdir(parents=True)
-    pixels = bytes(range(12))
-    (folder / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(struct.pack(">4I", 0x803, 3, 2, 2) + pixels))
-    (folder / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(struct.pack(">2I", 0x801, 3) + b"\x05\x00\x09"))
-    found = photos.fashion_photos()
-    assert [photo.label for photo in found] == [5, 0, 9]
-    assert found[1].image.tobytes() == bytes([4, 5, 6, 7])
-    (folder / "t10k-labels-idx1-ubyte.gz").write_bytes(
-        gzip.compress(struct.pack(">2I", 0x801, 4) + b"\x05\x00\x09\x01")
-    )
-    with pytest.raises(Missing, match="not idx files"):
-        photos.fashion_photos()
+def test_fashion_pictures_without_the_data_set(cache, monkeypatch, tmp_path):
+    monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", tmp_path)
+    grey = io.BytesIO()
+    Image.new("L", (28, 28), 7).save(grey, "PNG")
+    write_wheel(cache / "data", "foolbox-3-py3-none-any.whl", {"foolbox/data/fashionMNIST_00_9.png": grey.getvalue()})
+    monkeypatch.setattr(archives.importlib.util, "find_spec", lambda name: None)
+    (photo,) = photos.fashion_photos()
+    assert photo.label == 9
+    batch = photos.make_batch([photo], 1, photos.FASHION_PREPROCESS, 28)
+    torch.testing.assert_close(batch, fashion_mnist.normalise(torch.full((1, 28, 28), 7, dtype=torch.uint8)))
 
 
 def test_class_names_are_parsed_not_imported(cache, monkeypatch):
