@@ -39,12 +39,11 @@ template <class C> struct Body {
   }
   int64_t input_rows(int64_t conv_rows) const { return (conv_rows - 1) * w.stride[0] + span; }
 
-  struct Scratch { C* input; C* conv; C* pooled; };
+  struct Scratch { C* input; C* conv; };
   Scratch scratch(Arena& arena) const {
     Scratch s;
     s.input = arena.take<C>(input_rows(conv_rows(rows)) * in_row);
     s.conv = p.pooled ? arena.take<C>(conv_rows(rows) * conv_row) : nullptr;
-    s.pooled = p.pooled ? arena.take<C>(p.out.row()) : nullptr;
     return s;
   }
   int64_t task_bytes() const {
@@ -105,10 +104,8 @@ template <class C> struct Body {
         const int64_t a = window < 0 ? 0 : window;
         const int64_t b = window + p.pool.kernel[0] < conv_height ? window + p.pool.kernel[0] : conv_height;
         max_pool_row<C>(s.conv + (a - start) * conv_row, conv_row, b - a, conv_width, p.out.c, p.pool.kernel[1],
-                        p.pool.stride[1], p.pool.padding[1], p.out.w, s.pooled);
-        for (int64_t x = 0; x < p.out.w; ++x)
-          store_values<C>(s.pooled + x * p.out.c, p.out.c, p.type,
-                          at(p.out.data, p.type, n * p.out.image + (y + i) * p.out.row() + x * p.out.pixel));
+                        p.pool.stride[1], p.pool.padding[1], p.out.w,
+                        at(p.out.data, p.type, n * p.out.image + (y + i) * p.out.row()), p.type, p.out.pixel);
       }
     }
   }

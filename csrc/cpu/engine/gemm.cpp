@@ -8,7 +8,7 @@ namespace {
 
 constexpr int kVecs = 2;
 
-// One tile: up to kMaxRows rows of A against kVecs vectors of output channels.
+// One tile: up to kMaxRows rows of A against kVecs vectors of output channels; one vector where no more are left.
 template <class C> struct Tile {
   const C* a;
   const C* b;         // first column of the tile inside its panel
@@ -23,38 +23,38 @@ template <class C> struct Tile {
 
 // A is read by broadcast straight from its rows, B streams from the packed panel; the accumulators never leave
 // registers. Rows is a compile-time number so that the loops over the tile unroll completely.
-template <class C, int Rows> void micro_kernel(const Gemm<C>& g, const Tile<C>& t) {
+template <class C, int Rows, int Vecs> void micro_kernel(const Gemm<C>& g, const Tile<C>& t) {
   constexpr int L = kLanes<C>;
-  Vec<C> sum[Rows][kVecs];
+  Vec<C> sum[Rows][Vecs];
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 2
-    for (int v = 0; v < kVecs; ++v) sum[r][v] = t.bias[v];
+    for (int v = 0; v < Vecs; ++v) sum[r][v] = t.bias[v];
 
   const C* b = t.b;
   for (int64_t s = 0; s < g.segments; ++s) {
     for (int64_t tap = 0; tap < g.taps; ++tap) {
       const C* a = t.a + s * g.segment_stride + tap * g.tap_stride;
       for (int64_t k = 0; k < g.length; ++k) {
-        Vec<C> weight[kVecs];
+        Vec<C> weight[Vecs];
 #pragma GCC unroll 2
-        for (int v = 0; v < kVecs; ++v) weight[v] = load(b + v * L);
+        for (int v = 0; v < Vecs; ++v) weight[v] = load(b + v * L);
         b += kPanel;
 #pragma GCC unroll 16
         for (int r = 0; r < Rows; ++r) {
           Vec<C> x = splat(a[r * g.a_inner + k]);
 #pragma GCC unroll 2
-          for (int v = 0; v < kVecs; ++v) sum[r][v] += x * weight[v];
+          for (int v = 0; v < Vecs; ++v) sum[r][v] += x * weight[v];
         }
       }
     }
   }
 
-  const bool whole = t.columns == kVecs * L;
+  const bool whole = t.columns == Vecs * L;
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 2
-    for (int v = 0; v < kVecs; ++v) {
+    for (int v = 0; v < Vecs; ++v) {
       const int64_t left = t.columns - v * L;
       if (!whole && left <= 0) continue;
       const int64_t count = whole ? L : left;
@@ -68,17 +68,18 @@ template <class C, int Rows> void micro_kernel(const Gemm<C>& g, const Tile<C>& 
 template <class C> using Kernel = void (*)(const Gemm<C>&, const Tile<C>&);
 
 template <class C, int Rows> struct Table {
-  static void fill(Kernel<C>* table) {
-    table[Rows] = micro_kernel<C, Rows>;
+  static void fill(Kernel<C> (*table)[kVecs]) {
+    table[Rows][0] = micro_kernel<C, Rows, 1>;
+    table[Rows][1] = micro_kernel<C, Rows, 2>;
     Table<C, Rows - 1>::fill(table);
   }
 };
 template <class C> struct Table<C, 0> {
-  static void fill(Kernel<C>*) {}
+  static void fill(Kernel<C> (*)[kVecs]) {}
 };
 
 template <class C> struct Kernels {
-  Kernel<C> table[kMaxRows + 1] = {};
+  Kernel<C> table[kMaxRows + 1][kVecs] = {};
   Kernels() { Table<C, kMaxRows>::fill(table); }
 };
 
@@ -113,6 +114,7 @@ void run_panels(const Gemm<C>& g, int64_t first, int64_t last) {
     for (int64_t column = panel * kPanel; column < panel * kPanel + kPanel && column < g.outputs; column += kColumns) {
       const int64_t left = g.outputs - column;
       const int64_t columns = left < kColumns ? left : kColumns;
+      const int vecs = columns > L ? 2 : 1;
       const C* weights = g.b + panel * depth * kPanel + column % kPanel;
       Tile<C> tile{nullptr, weights, {}, Clamp<C>(direct ? g.act : Act::none),
                    sums,    kColumns, nullptr, 0, columns};
@@ -135,10 +137,10 @@ void run_panels(const Gemm<C>& g, int64_t first, int64_t last) {
             tile.out_stride = g.out_inner;
             tile.residual = reinterpret_cast<const C*>(residual);
             tile.residual_stride = g.residual_inner;
-            kernels.table[rows](g, tile);
+            kernels.table[rows][vecs - 1](g, tile);
           } else {
-            tile.columns = kColumns;  // the packed panel is zero filled, so whole vectors are safe
-            kernels.table[rows](g, tile);
+            tile.columns = vecs * L;  // the packed panel is zero filled, so whole vectors are safe
+            kernels.table[rows][vecs - 1](g, tile);
             finish_rows<C, T>(sums, kColumns, rows, columns, g.act, out, g.out_inner, residual, g.residual_inner);
           }
           done += rows;

@@ -42,6 +42,7 @@ typedef float VecF __attribute__((vector_size(kVecBytes)));
 typedef double VecD __attribute__((vector_size(kVecBytes)));
 typedef uint32_t VecU __attribute__((vector_size(kVecBytes)));
 typedef int32_t VecI __attribute__((vector_size(kVecBytes)));
+typedef int64_t VecL __attribute__((vector_size(kVecBytes)));
 typedef uint16_t VecH __attribute__((vector_size(kVecBytes / 2)));
 
 struct bf16 { uint16_t bits; };
@@ -49,9 +50,10 @@ struct f16 { uint16_t bits; };
 
 // The type that sums are taken in, and its vector.
 template <class C> struct VecOf;
-template <> struct VecOf<float> { using type = VecF; };
-template <> struct VecOf<double> { using type = VecD; };
+template <> struct VecOf<float> { using type = VecF; using lanes = VecI; };
+template <> struct VecOf<double> { using type = VecD; using lanes = VecL; };
 template <class C> using Vec = typename VecOf<C>::type;
+template <class C> using Lanes = typename VecOf<C>::lanes;  // lane numbers, for shuffles
 template <class C> constexpr int kLanes = kVecBytes / int(sizeof(C));
 
 template <class T> struct ComputeOf { using type = float; };
@@ -165,6 +167,20 @@ LIGHTOPS_INLINE VecF at_most(VecF v, VecF high) { return VecF(_mm256_min_ps(__m2
 #elif defined(__SSE2__)
 LIGHTOPS_INLINE VecF at_least(VecF v, VecF low) { return VecF(_mm_max_ps(__m128(low), __m128(v))); }
 LIGHTOPS_INLINE VecF at_most(VecF v, VecF high) { return VecF(_mm_min_ps(__m128(high), __m128(v))); }
+#endif
+
+// NaN counts as non-zero.
+template <class C> LIGHTOPS_INLINE bool any_nonzero(Vec<C> v) {
+  C lanes[kLanes<C>];
+  store(lanes, v);
+  for (int i = 0; i < kLanes<C>; ++i)
+    if (lanes[i] != 0) return true;
+  return false;
+}
+#if defined(__AVX512F__)
+template <> LIGHTOPS_INLINE bool any_nonzero<float>(VecF v) {
+  return _mm512_cmp_ps_mask(__m512(v), _mm512_setzero_ps(), _CMP_NEQ_UQ) != 0;
+}
 #endif
 
 // The maximum of a pooling window: a NaN anywhere in it is the result, as in torch.

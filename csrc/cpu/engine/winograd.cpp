@@ -137,11 +137,7 @@ bool transform_outputs(const Plan<C, M>& p, int64_t first, int64_t count, int64_
       }
     }
   }
-  C lanes[L];
-  store(lanes, doubt);
-  for (int l = 0; l < L; ++l)
-    if (lanes[l] != 0) return false;
-  return true;
+  return !any_nonzero<C>(doubt);
 }
 
 template <class C, int M>
