@@ -17,26 +17,27 @@ template <class C> struct Body {
   const Window& w = p.window;
   int64_t tasks = p.parallel.threads;
   int64_t panels = ceil_div(p.out.c, kPanel);
-  int64_t padded_width = p.x.w + 2 * w.padding[1];
-  int64_t span = w.dilation[0] * (w.kernel[0] - 1) + 1;
+  bool in_place = p.type == compute_type<C>;  // the depthwise reads x where it lies
   bool by_channel;
   int64_t rows;  // output rows of a strip
 
   explicit Body(const DepthwisePointwiseParams& params) : p(params) {
     by_channel = p.x.n < tasks && share_panels(panels, tasks, p.x.c * p.out.c, p.x.h * p.x.w * p.x.c);
-    const int64_t in_row = padded_width * p.x.c, out_row = p.out.w * p.x.c;
-    const int64_t fit = kScratchBytes / int64_t(sizeof(C));
-    rows = (fit - (span - w.stride[0]) * in_row) / (w.stride[0] * in_row + out_row);
+    const int64_t row_elements = p.out.w * p.x.c + (in_place ? 0 : w.stride[0] * p.x.w * p.x.c);
+    rows = kScratchBytes / int64_t(sizeof(C)) / row_elements;
     if (rows < 1) rows = 1;
     if (rows > p.out.h || by_channel) rows = p.out.h;
   }
 
-  int64_t strip_rows(int64_t out_rows) const { return (out_rows - 1) * w.stride[0] + span; }
+  // Input rows under `out_rows` output rows, those outside the image included.
+  int64_t strip_rows(int64_t out_rows) const {
+    return (out_rows - 1) * w.stride[0] + w.dilation[0] * (w.kernel[0] - 1) + 1;
+  }
   int64_t task_channels() const { return by_channel ? round_up(ceil_div(p.x.c, tasks), kPanel) : p.x.c; }
 
   struct Scratch { C* strip; C* tile; };
   Scratch scratch(Arena& arena) const {
-    C* strip = arena.take<C>(strip_rows(rows) * padded_width * task_channels());
+    C* strip = in_place ? nullptr : arena.take<C>(strip_rows(rows) * p.x.w * task_channels());
     return {strip, by_channel ? nullptr : arena.take<C>(rows * p.out.w * p.x.c)};
   }
   int64_t task_bytes() const {
@@ -53,22 +54,27 @@ template <class C> struct Body {
 
   // Depthwise output rows [y, y + count) of image n, channels `part`, into a tile whose pixels are all C channels wide.
   void depthwise(int64_t n, int64_t y, int64_t count, Share part, C* strip, C* tile) const {
-    Nhwc x = p.x;
-    x.c = part.size();
-    x.data = at(p.x.data, p.type, part.first);
-    const int64_t row = padded_width * x.c;
-    const int64_t top = y * w.stride[0] - w.padding[0];
-    for (int64_t i = 0; i < strip_rows(count); ++i)
-      load_padded_row<C>(x, p.type, n, top + i, w.padding[1], Prologue<C>{}, strip + i * row);
     Depthwise<C> d;
     d.window = w;
-    d.channels = p.x.c;
+    d.height = p.x.h;
+    d.width = p.x.w;
+    d.channels = part.size();
     d.weights = static_cast<const C*>(p.dw) + part.first;
+    d.weight_stride = p.x.c;
     d.bias = p.dw_bias ? static_cast<const C*>(p.dw_bias) + part.first : nullptr;
     d.act = p.dw_act;
+    const int64_t first = d.first_row(y), last = d.last_row(y + count - 1);
+    const char* x = at(p.x.data, p.type, n * p.x.image + first * p.x.row() + part.first);
+    int64_t pixel = p.x.pixel;
+    const C* in = reinterpret_cast<const C*>(x);
+    if (!in_place) {
+      load_pixels<C>(x, p.type, p.x.pixel, last > first ? (last - first) * p.x.w : 0, part.size(), Prologue<C>{}, strip);
+      pixel = part.size();
+      in = strip;
+    }
     for (int64_t i = 0; i < count; ++i)
-      depthwise_row<C>(d, strip + i * w.stride[0] * row, w.dilation[0] * row, x.c, p.out.w, 0, x.c,
-                       tile + i * p.out.w * p.x.c + part.first, p.x.c);
+      depthwise_row<C>(d, in, first, p.x.w * pixel, pixel, y + i, p.out.w, tile + i * p.out.w * p.x.c + part.first,
+                       p.x.c);
   }
 
   void pointwise(int64_t n, int64_t y, int64_t count, const C* tile, Share panel) const {

@@ -8,7 +8,7 @@ namespace lightops {
 namespace LIGHTOPS_ISA {
 namespace {
 
-// Per strip of output rows: expand the input rows under it into padded hidden rows, run the depthwise over them, project
+// Per strip of output rows: expand the input rows under it into hidden rows, run the depthwise over them, project
 // the result. Hidden rows that the next strip needs again are kept, so each is computed once a task. By hidden channels,
 // where one image is too small to share by rows: expand and depthwise need only their own channels, then one barrier,
 // then the projection is shared.
@@ -17,27 +17,29 @@ template <class C> struct Body {
   const Window& w = p.window;
   int64_t tasks = p.parallel.threads;
   int64_t panels = ceil_div(p.out.c, kPanel);
-  int64_t padded_width = p.x.w + 2 * w.padding[1];
   bool by_channel;
   int64_t rows;
 
   explicit Body(const InvertedResidualParams& params) : p(params) {
     // A share of rows recomputes the kernel's overlap; 16 rows a task keep that under an eighth.
     by_channel = p.x.n < tasks && p.out.h < 16 * tasks && p.hidden >= tasks * kPanel;
-    const int64_t in_row = padded_width * p.hidden, out_row = p.out.w * p.hidden;
+    const int64_t in_row = p.x.w * p.hidden, out_row = p.out.w * p.hidden;
     const int64_t fit = kScratchBytes / int64_t(sizeof(C));
     rows = (fit - (w.kernel[0] - w.stride[0]) * in_row) / (w.stride[0] * in_row + out_row);
     if (rows < 1) rows = 1;
     if (rows > p.out.h || by_channel) rows = p.out.h;
   }
 
-  int64_t strip_rows(int64_t out_rows) const { return (out_rows - 1) * w.stride[0] + w.kernel[0]; }
+  int64_t strip_rows() const {
+    const int64_t need = (rows - 1) * w.stride[0] + w.kernel[0];
+    return need < p.x.h ? need : p.x.h;
+  }
   int64_t task_hidden() const { return by_channel ? round_up(ceil_div(p.hidden, tasks), kPanel) : p.hidden; }
 
   struct Scratch { C* strip; C* input; C* tile; };
   Scratch scratch(Arena& arena) const {
     Scratch s;
-    s.strip = arena.take<C>(strip_rows(rows) * padded_width * task_hidden());
+    s.strip = arena.take<C>(strip_rows() * p.x.w * task_hidden());
     s.input = arena.take<C>(pointwise_scratch<C>(p.x.c, p.x.w));
     s.tile = by_channel ? nullptr : arena.take<C>(rows * p.out.w * p.hidden);
     return s;
@@ -54,19 +56,8 @@ template <class C> struct Body {
   }
   int64_t workspace() const { return shared_bytes() + tasks * task_bytes(); }
 
-  // Hidden rows [top, top + count) of image n (zeros outside the image) into padded rows, channels `part`.
-  void expand(int64_t n, int64_t top, int64_t count, Share part, C* strip, C* input) const {
-    const int64_t row = padded_width * part.size(), border = w.padding[1] * part.size();
-    for (int64_t i = 0; i < count; ++i) {
-      C* out = strip + i * row;
-      if (top + i < 0 || top + i >= p.x.h) {
-        memset(out, 0, size_t(row) * sizeof(C));
-      } else {
-        memset(out, 0, size_t(border) * sizeof(C));
-        memset(out + row - border, 0, size_t(border) * sizeof(C));
-      }
-    }
-    const int64_t first = top < 0 ? 0 : top, last = top + count < p.x.h ? top + count : p.x.h;
+  // Hidden rows [first, last) of image n, channels `part`, dense.
+  void expand(int64_t n, int64_t first, int64_t last, Share part, C* strip, C* input) const {
     if (first >= last) return;
     Pointwise<C> e;
     e.x = at(p.x.data, p.type, n * p.x.image + first * p.x.row());
@@ -80,25 +71,32 @@ template <class C> struct Body {
     e.bias = p.ex_bias ? static_cast<const C*>(p.ex_bias) + part.first : nullptr;
     e.outputs = part.size();
     e.act = p.ex_act;
-    e.out = strip + (first - top) * row + border;
+    e.out = strip;
     e.out_type = compute_type<C>;
-    e.out_row = row;
+    e.out_row = p.x.w * part.size();
     e.out_pixel = part.size();
     e.scratch = input;
-    lightops::LIGHTOPS_ISA::pointwise(e);
+    pointwise(e);
   }
 
-  void depthwise(int64_t count, Share part, const C* strip, C* tile) const {
-    const int64_t row = padded_width * part.size();
+  Depthwise<C> depthwise(Share part) const {
     Depthwise<C> d;
     d.window = w;
-    d.channels = p.hidden;
+    d.height = p.x.h;
+    d.width = p.x.w;
+    d.channels = part.size();
     d.weights = static_cast<const C*>(p.dw) + part.first;
+    d.weight_stride = p.hidden;
     d.bias = p.dw_bias ? static_cast<const C*>(p.dw_bias) + part.first : nullptr;
     d.act = p.dw_act;
+    return d;
+  }
+
+  // Depthwise rows [y, y + count) of the hidden rows in `strip`, which starts at image row `first`.
+  void filter(const Depthwise<C>& d, int64_t first, int64_t y, int64_t count, const C* strip, C* tile) const {
     for (int64_t i = 0; i < count; ++i)
-      depthwise_row<C>(d, strip + i * w.stride[0] * row, row, part.size(), p.out.w, 0, part.size(),
-                       tile + i * p.out.w * p.hidden + part.first, p.hidden);
+      depthwise_row<C>(d, strip, first, p.x.w * d.channels, d.channels, y + i, p.out.w, tile + i * p.out.w * p.hidden,
+                       p.hidden);
   }
 
   // Output pixels [first, last) counted from the start of row y.
@@ -127,8 +125,8 @@ template <class C> struct Body {
         const Scratch s = scratch(arena);
         const Share part = share(p.hidden, task, tasks, kPanel);
         if (part.size() == 0) return;
-        expand(n, -w.padding[0], strip_rows(p.out.h), part, s.strip, s.input);
-        depthwise(p.out.h, part, s.strip, shared);
+        expand(n, 0, p.x.h, part, s.strip, s.input);
+        filter(depthwise(part), 0, 0, p.out.h, s.strip, shared + part.first);
       });
       const int64_t pixels = p.out.h * p.out.w;
       const bool by_panel = panels % tasks == 0;
@@ -140,24 +138,29 @@ template <class C> struct Body {
   }
 
   void run_by_row(char* base) const {
-    const int64_t overlap = w.kernel[0] > w.stride[0] ? w.kernel[0] - w.stride[0] : 0;
+    const Share all{0, p.hidden};
+    const Depthwise<C> d = depthwise(all);
+    const int64_t row_elements = p.x.w * p.hidden;
     for_tasks(p.parallel, tasks, [&](int64_t task) {
       Arena arena(base + task * task_bytes());
       const Scratch s = scratch(arena);
       const Share part = share(p.x.n * p.out.h, task, tasks);
-      const int64_t row_elements = padded_width * p.hidden;
-      int64_t kept = 0;  // strip rows carried over from the strip before
+      int64_t start = 0, have = 0;  // hidden rows [start, have) of this image are in the strip
       for (int64_t row = part.first, step; row < part.last; row += step) {
         const int64_t n = row / p.out.h, y = row % p.out.h;
         step = rows < part.last - row ? rows : part.last - row;
         if (step > p.out.h - y) step = p.out.h - y;
-        if (y == 0) kept = 0;
-        const int64_t need = strip_rows(step);
-        expand(n, y * w.stride[0] - w.padding[0] + kept, need - kept, {0, p.hidden}, s.strip + kept * row_elements, s.input);
-        depthwise(step, {0, p.hidden}, s.strip, s.tile);
+        const int64_t first = d.first_row(y), last = d.last_row(y + step - 1);
+        if (y == 0) have = 0;
+        if (have > first)
+          memmove(s.strip, s.strip + (first - start) * row_elements, size_t((have - first) * row_elements) * sizeof(C));
+        else
+          have = first;
+        start = first;
+        expand(n, have, last, all, s.strip + (have - start) * row_elements, s.input);
+        have = last > have ? last : have;
+        filter(d, start, y, step, s.strip, s.tile);
         project(n, y, {0, step * p.out.w}, s.tile, {0, panels});
-        kept = overlap;
-        memmove(s.strip, s.strip + (need - overlap) * row_elements, size_t(overlap * row_elements) * sizeof(C));
       }
     });
   }

@@ -1,4 +1,4 @@
-// Depthwise convolution over padded NHWC rows, vectorised over channels.
+// Depthwise convolution over NHWC rows, vectorised over channels.
 #pragma once
 
 #include "engine/vec.h"
@@ -8,17 +8,29 @@ namespace LIGHTOPS_ISA {
 
 template <class C> struct Depthwise {
   Window window;
-  int64_t channels = 0;
-  const C* weights = nullptr;  // [kh * kw][channels]
-  const C* bias = nullptr;     // [channels] or null
+  int64_t height = 0, width = 0;  // of the input
+  int64_t channels = 0;           // to compute
+  const C* weights = nullptr;     // [kh * kw], weight_stride apart
+  int64_t weight_stride = 0;
+  const C* bias = nullptr;        // [channels] or null
   Act act = Act::none;
+
+  // Input rows that output row y reads: [first_row(y), last_row(y)).
+  int64_t first_row(int64_t y) const {
+    const int64_t top = y * window.stride[0] - window.padding[0];
+    return top < 0 ? 0 : top < height ? top : height;
+  }
+  int64_t last_row(int64_t y) const {
+    const int64_t end = y * window.stride[0] - window.padding[0] + window.dilation[0] * (window.kernel[0] - 1) + 1;
+    return end < 0 ? 0 : end < height ? end : height;
+  }
 };
 
-// One output row: kernel row i reads the padded input row at in + i * in_row, pixels `pixel` apart. Computes channels
-// [first, last) into `out`, pixels `out_pixel` apart. Input rows are read up to one vector past their end.
+// Output row y of `out_width` pixels, out_pixel apart. `in` is input row `in_first`; rows are in_row apart, pixels
+// in_pixel. Padding is never read: taps that fall outside the image are left out of the sum, as zeros would be.
 template <class C>
-void depthwise_row(const Depthwise<C>& d, const C* in, int64_t in_row, int64_t pixel, int64_t out_width, int64_t first,
-                   int64_t last, C* out, int64_t out_pixel);
+void depthwise_row(const Depthwise<C>& d, const C* in, int64_t in_first, int64_t in_row, int64_t in_pixel, int64_t y,
+                   int64_t out_width, C* out, int64_t out_pixel);
 
 }  // namespace LIGHTOPS_ISA
 }  // namespace lightops
