@@ -85,8 +85,7 @@ template <class C> struct Body {
     d.height = p.x.h;
     d.width = p.x.w;
     d.channels = part.size();
-    d.weights = static_cast<const C*>(p.dw) + part.first;
-    d.weight_stride = p.hidden;
+    d.weights = static_cast<const C*>(p.dw) + part.first * d.taps();  // whole groups
     d.bias = p.dw_bias ? static_cast<const C*>(p.dw_bias) + part.first : nullptr;
     d.act = p.dw_act;
     return d;

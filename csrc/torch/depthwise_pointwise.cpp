@@ -15,7 +15,7 @@ Tensor depthwise_pointwise(Tensor x, Tensor dw, OptionalTensor dw_bias, Ints ker
   p.type = dtype_of(op, "x", x);
   p.window = window_of(op, kernel, stride, padding, dilation);
   check_fits(op, p.window, p.x);
-  p.dw = data_of(op, "dw", dw, p.type, kernel[0] * kernel[1] * p.x.c);
+  p.dw = data_of(op, "dw", dw, p.type, kernel[0] * kernel[1] * round_up(p.x.c, kGroup));
   p.dw_bias = data_of(op, "dw_bias", dw_bias, p.type, p.x.c);
   p.dw_act = act_of(op, "dw_act", dw_act);
   p.pw = data_of(op, "pw", pw, p.type, packed_numel(out_channels, p.x.c, 1, 1, 0));

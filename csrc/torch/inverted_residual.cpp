@@ -19,7 +19,7 @@ Tensor inverted_residual(Tensor x, Tensor ex, OptionalTensor ex_bias, int64_t hi
   p.ex = data_of(op, "ex", ex, p.type, packed_numel(hidden, p.x.c, 1, 1, 0));
   p.ex_bias = data_of(op, "ex_bias", ex_bias, p.type, hidden);
   p.ex_act = act_of(op, "ex_act", ex_act);
-  p.dw = data_of(op, "dw", dw, p.type, kernel[0] * kernel[1] * hidden);
+  p.dw = data_of(op, "dw", dw, p.type, kernel[0] * kernel[1] * round_up(hidden, kGroup));
   p.dw_bias = data_of(op, "dw_bias", dw_bias, p.type, hidden);
   p.dw_act = act_of(op, "dw_act", dw_act);
   p.pw = data_of(op, "pw", pw, p.type, packed_numel(out_channels, hidden, 1, 1, 0));

@@ -53,8 +53,8 @@ Tensor pack_depthwise(Tensor weight, OptionalTensor scale) {
   fill("pack_depthwise", weight, scale, &p);
   STD_TORCH_CHECK(weight.size(1) == 1, "lightops::pack_depthwise: 'weight' has shape ", shape_of(weight), "; want [C, 1, kh, kw]");
   p.channels = weight.size(0);
-  const int64_t size[2] = {p.kh * p.kw, p.channels};
-  Tensor packed = torch::stable::empty({size, 2}, compute_type(p.packed_type));
+  const int64_t size[3] = {ceil_div(p.channels, kGroup), p.kh * p.kw, kGroup};
+  Tensor packed = torch::stable::empty({size, 3}, compute_type(p.packed_type));
   p.packed = packed.data_ptr();
   lightops::pack_depthwise(p);
   return packed;

@@ -140,14 +140,19 @@ _pack_conv2d = native_op("pack_conv2d")
 _pack_depthwise = native_op("pack_depthwise")
 
 
+# Depthwise weights are packed in groups of 16 channels (csrc/include/lightops/common.h: kGroup).
+DEPTHWISE_GROUP = 16
+
+
 def _pack_conv2d_fake(weight: Tensor, scale: Tensor | None, algo: int) -> Tensor:
     numel = _ext.packed_numel(*weight.shape, algo)
     return torch.empty((numel,), dtype=accumulate_dtype(weight.dtype), device=weight.device)
 
 
 def _pack_depthwise_fake(weight: Tensor, scale: Tensor | None) -> Tensor:
-    taps = weight.shape[2] * weight.shape[3]
-    return torch.empty((taps, weight.shape[0]), dtype=accumulate_dtype(weight.dtype), device=weight.device)
+    channels, _, kh, kw = weight.shape
+    groups = (channels + DEPTHWISE_GROUP - 1) // DEPTHWISE_GROUP
+    return torch.empty((groups, kh * kw, DEPTHWISE_GROUP), dtype=accumulate_dtype(weight.dtype), device=weight.device)
 
 
 register_fake("pack_conv2d", _pack_conv2d_fake)

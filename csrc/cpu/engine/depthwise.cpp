@@ -6,107 +6,122 @@ namespace lightops {
 namespace LIGHTOPS_ISA {
 namespace {
 
-// Channels that are worked on along a whole row before the next ones: their weights stay in L1, and pixels that lie a
-// power of two apart do not evict each other there.
-constexpr int64_t kChannelBytes = 512;
+// Channels that are worked on along a whole row before the next ones: pixels that lie a power of two apart would evict
+// each other from L1 between neighbouring outputs.
+constexpr int64_t kChannelBytes = 1024;
 
-// The kernel rows of one output row that lie inside the image, and where they start.
+// The kernel rows of one output row that lie inside the image.
 template <class C> struct Taps {
-  const C* in;      // input row of kernel row `first`, column 0
-  int64_t step;     // between input rows of neighbouring kernel rows
+  const C* in;          // input row of the first of them, column 0
+  int64_t step;         // between input rows of neighbouring kernel rows
   int64_t pixel;
-  int64_t first, last;
+  int64_t first, last;  // kernel rows
 };
 
-// Columns outputs from output column x, all of whose taps are inside, kernel 3 wide. At stride 1 neighbouring outputs
-// share two of three input columns: four outputs take 18 + 9 loads for 36 multiply-adds.
-template <class C, int Stride, int Columns>
-LIGHTOPS_INLINE void columns_3(const Taps<C>& t, const C* weights, int64_t weight_stride, int64_t x, int64_t c,
-                               int64_t count, Vec<C> (&sum)[Columns]) {
-  constexpr int kSpan = (Columns - 1) * Stride + 3;
-  const C* row = t.in + x * t.pixel + c;
-  for (int64_t ky = t.first; ky < t.last; ++ky, row += t.step) {
-    Vec<C> weight[3];
-#pragma GCC unroll 3
-    for (int kx = 0; kx < 3; ++kx) weight[kx] = load_upto(weights + (ky * 3 + kx) * weight_stride + c, count);
-#pragma GCC unroll 9
-    for (int j = 0; j < kSpan; ++j) {
-      const Vec<C> v = load_upto(row + j * t.pixel, count);
+// Columns outputs side by side, 3 columns wide, Rows kernel rows, all taps inside the image; `channels` is whole vectors.
+// `in` is the first tap of the first output. At stride 1 neighbouring outputs share two of three input columns: four
+// outputs of three rows take 18 + 9 loads for 36 multiply-adds, so the multiply-adds are the bound.
+template <class C, int Stride, int Columns, int Rows>
+__attribute__((noinline)) void block_3(const C* in, int64_t step, int64_t pixel, const C* weights, int64_t group_taps,
+                                       const C* bias, Clamp<C> clamp, int64_t channels, C* out, int64_t out_pixel) {
+  constexpr int L = kLanes<C>, kSpan = (Columns - 1) * Stride + 3;
+  for (int64_t c = 0; c < channels; c += L) {
+    const C* w = weights + c / kGroup * group_taps * kGroup + c % kGroup;
+    Vec<C> sum[Columns];
+    const Vec<C> start = bias ? load(bias + c) : Vec<C>{};
 #pragma GCC unroll 4
-      for (int i = 0; i < Columns; ++i) {
-        const int kx = j - i * Stride;
-        if (kx >= 0 && kx < 3) sum[i] += v * weight[kx];
+    for (int i = 0; i < Columns; ++i) sum[i] = start;
+#pragma GCC unroll 3
+    for (int y = 0; y < Rows; ++y) {
+      Vec<C> weight[3];
+#pragma GCC unroll 3
+      for (int kx = 0; kx < 3; ++kx) weight[kx] = load(w + (y * 3 + kx) * kGroup);
+      const C* row = in + y * step + c;
+#pragma GCC unroll 9
+      for (int j = 0; j < kSpan; ++j) {
+        const Vec<C> v = load(row + j * pixel);
+#pragma GCC unroll 4
+        for (int i = 0; i < Columns; ++i) {
+          const int kx = j - i * Stride;
+          if (kx >= 0 && kx < 3) sum[i] += v * weight[kx];
+        }
       }
     }
+#pragma GCC unroll 4
+    for (int i = 0; i < Columns; ++i) store(out + i * out_pixel + c, clamp(sum[i]));
   }
 }
 
-// One output at column x (input column `left` may be negative) by the general rule.
+// One output whose first tap is at column `left`, by the general rule: any window, any channel count.
 template <class C>
-LIGHTOPS_INLINE Vec<C> one_output(const Depthwise<C>& d, const Taps<C>& t, int64_t left, int64_t c, int64_t count,
-                                  Vec<C> sum) {
+void one_output(const Depthwise<C>& d, const Taps<C>& t, int64_t left, int64_t c, int64_t end, Clamp<C> clamp, C* out) {
   const Window& w = d.window;
-  for (int64_t ky = t.first; ky < t.last; ++ky) {
-    for (int64_t kx = 0; kx < w.kernel[1]; ++kx) {
-      const int64_t column = left + kx * w.dilation[1];
-      if (column < 0 || column >= d.width) continue;
-      const C* in = t.in + (ky - t.first) * t.step + column * t.pixel + c;
-      sum += load_upto(in, count) * load_upto(d.weights + (ky * w.kernel[1] + kx) * d.weight_stride + c, count);
+  for (; c < end; c += kLanes<C>) {
+    const int64_t count = end - c;
+    const C* weights = d.weights + c / kGroup * d.taps() * kGroup + c % kGroup;
+    Vec<C> sum = d.bias ? load_upto(d.bias + c, count) : Vec<C>{};
+    for (int64_t ky = t.first; ky < t.last; ++ky) {
+      for (int64_t kx = 0; kx < w.kernel[1]; ++kx) {
+        const int64_t column = left + kx * w.dilation[1];
+        if (column < 0 || column >= d.width) continue;
+        const C* in = t.in + (ky - t.first) * t.step + column * t.pixel + c;
+        sum += load_upto(in, count) * load(weights + (ky * w.kernel[1] + kx) * kGroup);
+      }
     }
+    store_upto(out + c, clamp(sum), count);
   }
-  return sum;
 }
 
-// Stride 0: any window.
-template <class C, int Stride>
-void row(const Depthwise<C>& d, const Taps<C>& t, int64_t out_width, C* out, int64_t out_pixel) {
-  constexpr int L = kLanes<C>;
+template <class C> using Block = void (*)(const C*, int64_t, int64_t, const C*, int64_t, const C*, Clamp<C>, int64_t, C*,
+                                          int64_t);
+
+// The block for a stride of 1 or 2, `columns` of 1 or 4 and 1 to 3 rows.
+template <class C, int Stride, int Columns> Block<C> block_of(int64_t rows) {
+  return rows == 3 ? block_3<C, Stride, Columns, 3> : rows == 2 ? block_3<C, Stride, Columns, 2> : block_3<C, Stride, Columns, 1>;
+}
+template <class C> Block<C> block_of(int64_t stride, int columns, int64_t rows) {
+  if (stride == 1) return columns == 4 ? block_of<C, 1, 4>(rows) : block_of<C, 1, 1>(rows);
+  return columns == 4 ? block_of<C, 2, 4>(rows) : block_of<C, 2, 1>(rows);
+}
+
+template <class C> void run_row(const Depthwise<C>& d, const Taps<C>& t, int64_t out_width, C* out, int64_t out_pixel) {
   constexpr int64_t kChannels = kChannelBytes / int64_t(sizeof(C));
   const Window& w = d.window;
-  const Clamp<C> clamp(d.act);
-  const bool clamps = is_clamp(d.act);
-  const int64_t reach = w.dilation[1] * (w.kernel[1] - 1);
+  const Clamp<C> clamp(is_clamp(d.act) ? d.act : Act::none);
+  const int64_t rows = t.last - t.first;
+  const bool fast = w.kernel[0] <= 3 && w.kernel[1] == 3 && w.dilation[1] == 1 && w.stride[1] <= 2 && rows > 0;
   // Output columns [inner, outer) have all their taps inside the image.
-  int64_t inner = Stride ? ceil_div(w.padding[1], w.stride[1]) : out_width;
-  int64_t outer = d.width - 1 + w.padding[1] - reach;
+  int64_t inner = ceil_div(w.padding[1], w.stride[1]);
+  int64_t outer = d.width - 1 + w.padding[1] - w.dilation[1] * (w.kernel[1] - 1);
   outer = outer < 0 ? 0 : outer / w.stride[1] + 1;
   if (outer > out_width) outer = out_width;
-  if (inner > outer) inner = outer = out_width;
+  if (!fast || inner >= outer) inner = outer = 0;
+  const Block<C> four = fast ? block_of<C>(w.stride[1], 4, rows) : nullptr;
+  const Block<C> single = fast ? block_of<C>(w.stride[1], 1, rows) : nullptr;
 
   for (int64_t chunk = 0; chunk < d.channels; chunk += kChannels) {
     const int64_t end = d.channels - chunk < kChannels ? d.channels : chunk + kChannels;
-    auto finish = [&](Vec<C> v, int64_t x, int64_t c, int64_t count) __attribute__((always_inline)) {
-      store_upto(out + x * out_pixel + c, clamps ? clamp(v) : smooth<C>(v, d.act), count);
-    };
-    auto edge = [&](int64_t x) {
-      for (int64_t c = chunk; c < end; c += L) {
-        const Vec<C> bias = d.bias ? load_upto(d.bias + c, end - c) : Vec<C>{};
-        finish(one_output(d, t, x * w.stride[1] - w.padding[1], c, end - c, bias), x, c, end - c);
-      }
-    };
-    auto block = [&](auto columns, int64_t x) {
-      constexpr int kColumns = decltype(columns)::value;
-      for (int64_t c = chunk; c < end; c += L) {
-        const int64_t count = end - c;
-        const Vec<C> bias = d.bias ? load_upto(d.bias + c, count) : Vec<C>{};
-        Vec<C> sum[kColumns];
-#pragma GCC unroll 4
-        for (int i = 0; i < kColumns; ++i) sum[i] = bias;
-        const int64_t left = x * Stride - w.padding[1];
-        if (count >= L) columns_3<C, Stride, kColumns>(t, d.weights, d.weight_stride, left, c, L, sum);
-        else columns_3<C, Stride, kColumns>(t, d.weights, d.weight_stride, left, c, count, sum);
-#pragma GCC unroll 4
-        for (int i = 0; i < kColumns; ++i) finish(sum[i], x + i, c, count);
-      }
-    };
-    int64_t x = 0;
-    for (; x < inner && x < out_width; ++x) edge(x);
-    if constexpr (Stride > 0) {
-      for (; x + 4 <= outer; x += 4) block(Constant<4>(), x);
-      for (; x < outer; ++x) block(Constant<1>(), x);
+    const int64_t whole = (end - chunk) / kLanes<C> * kLanes<C>;  // the rest, a partial vector, goes the general way
+    const C* weights = d.weights + chunk / kGroup * d.taps() * kGroup + t.first * w.kernel[1] * kGroup;
+    const C* bias = d.bias ? d.bias + chunk : nullptr;
+    for (int64_t x = 0; x < out_width;) {
+      const int64_t left = x * w.stride[1] - w.padding[1];
+      const int64_t columns = x < inner || x >= outer ? 1 : x + 4 <= outer ? 4 : 1;
+      const bool inside = x >= inner && x < outer;
+      if (inside && whole > 0)
+        (columns == 4 ? four : single)(t.in + left * t.pixel + chunk, t.step, t.pixel, weights, d.taps(), bias, clamp,
+                                       whole, out + x * out_pixel + chunk, out_pixel);
+      for (int64_t i = 0; i < columns; ++i)
+        one_output(d, t, left + i * w.stride[1], inside ? chunk + whole : chunk, end, clamp, out + (x + i) * out_pixel);
+      x += columns;
     }
-    for (; x < out_width; ++x) edge(x);
   }
+  if (is_clamp(d.act)) return;
+  for (int64_t x = 0; x < out_width; ++x)
+    for (int64_t c = 0; c < d.channels; c += kLanes<C>) {
+      C* at = out + x * out_pixel + c;
+      store_upto(at, smooth<C>(load_upto(at, d.channels - c), d.act), d.channels - c);
+    }
 }
 
 }  // namespace
@@ -123,10 +138,7 @@ void depthwise_row(const Depthwise<C>& d, const C* in, int64_t in_first, int64_t
   t.in = in + (top + t.first * w.dilation[0] - in_first) * in_row;
   t.step = w.dilation[0] * in_row;
   t.pixel = in_pixel;
-  const bool three = w.kernel[1] == 3 && w.dilation[1] == 1;
-  if (three && w.stride[1] == 1) row<C, 1>(d, t, out_width, out, out_pixel);
-  else if (three && w.stride[1] == 2) row<C, 2>(d, t, out_width, out, out_pixel);
-  else row<C, 0>(d, t, out_width, out, out_pixel);
+  run_row(d, t, out_width, out, out_pixel);
 }
 
 template void depthwise_row<float>(const Depthwise<float>&, const float*, int64_t, int64_t, int64_t, int64_t, int64_t,

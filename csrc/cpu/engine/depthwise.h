@@ -10,10 +10,11 @@ template <class C> struct Depthwise {
   Window window;
   int64_t height = 0, width = 0;  // of the input
   int64_t channels = 0;           // to compute
-  const C* weights = nullptr;     // [kh * kw], weight_stride apart
-  int64_t weight_stride = 0;
+  const C* weights = nullptr;     // packed: [ceil(channels / 16)][kh * kw][16]
   const C* bias = nullptr;        // [channels] or null
   Act act = Act::none;
+
+  int64_t taps() const { return window.kernel[0] * window.kernel[1]; }
 
   // Input rows that output row y reads: [first_row(y), last_row(y)).
   int64_t first_row(int64_t y) const {

@@ -89,10 +89,12 @@ Status pack_conv2d(const PackConv2dParams& p) {
 }
 
 Status pack_depthwise(const PackDepthwiseParams& p) {
+  const int64_t taps = p.kh * p.kw;
+  memset(p.packed, 0, size_t(round_up(p.channels, kGroup) * taps * (p.packed_type == DType::f64 ? 8 : 4)));
   for (int64_t c = 0; c < p.channels; ++c)
-    for (int64_t t = 0; t < p.kh * p.kw; ++t) {
+    for (int64_t t = 0; t < taps; ++t) {
       const int64_t from = c * p.stride[0] + t / p.kw * p.stride[2] + t % p.kw * p.stride[3];
-      write(p.packed, p.packed_type, t * p.channels + c,
+      write(p.packed, p.packed_type, (c / kGroup * taps + t) * kGroup + c % kGroup,
             read(p.weight, p.weight_type, from) * (p.scale ? p.scale[c] : 1.0));
     }
   return Status::ok;

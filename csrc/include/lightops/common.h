@@ -50,6 +50,9 @@ struct Window {
 // Winograd weights hold one such matrix per tile position: [(m+2)^2][ceil(O/32)][I][32].
 constexpr int64_t kPanel = 32;
 
+// Depthwise weights are packed in groups of 16 channels: [ceil(C/16)][kh * kw][16], zero filled.
+constexpr int64_t kGroup = 16;
+
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 

@@ -10,7 +10,7 @@ struct DepthwisePointwiseParams {
   Nhwc x;                          // [N, H, W, C]
   Nhwc out;                        // [N, H', W', O]
   DType type = DType::f32;
-  const void* dw = nullptr;        // packed [kh * kw][C]
+  const void* dw = nullptr;        // packed [C, 1, kh, kw]
   const void* dw_bias = nullptr;   // [C] or null
   Act dw_act = Act::relu;
   Window window;

@@ -14,7 +14,7 @@ struct InvertedResidualParams {
   const void* ex_bias = nullptr;   // [hidden] or null
   Act ex_act = Act::relu6;
   int64_t hidden = 0;
-  const void* dw = nullptr;        // packed [kh * kw][hidden]
+  const void* dw = nullptr;        // packed [hidden, 1, kh, kw]
   const void* dw_bias = nullptr;
   Act dw_act = Act::relu6;
   Window window;                   // dilation 1

@@ -21,7 +21,7 @@ struct PackConv2dParams {
 int64_t packed_numel(int64_t out, int64_t in, int64_t kh, int64_t kw, int algo);
 Status pack_conv2d(const PackConv2dParams& p);
 
-// weight [C, 1, kh, kw] -> [kh * kw][C].
+// weight [C, 1, kh, kw] -> groups of 16 channels, see common.h.
 struct PackDepthwiseParams {
   const void* weight = nullptr;
   DType weight_type = DType::f32;
