@@ -74,6 +74,12 @@ def find_torch() -> Torch | None:
     return Torch(root, match.group(1) if match else "unknown")
 
 
+def torch_cuda(torch: Torch) -> str | None:
+    """The CUDA release that torch was built with, such as "13.0"; None for a torch without CUDA."""
+    match = re.search(r"^cuda\b[^=\n]*=\s*['\"]([^'\"]+)", (torch.root / "version.py").read_text(), re.MULTILINE)
+    return match.group(1) if match else None
+
+
 def require_torch() -> Torch:
     torch = find_torch()
     if torch is None:

@@ -166,6 +166,16 @@ def cuda_choice(torch: host.Torch) -> tuple[host.Nvcc | None, str]:
     return nvcc, f"built with nvcc {nvcc.version} for {' '.join(cuda_archs(nvcc))}"
 
 
+def match_cuda(theirs: str | None, nvcc: host.Nvcc, note: str) -> tuple[host.Nvcc | None, str]:
+    """Hold nvcc against torch's CUDA: another major release is declined (unless LIGHTOPS_CUDA=1), a minor one noted."""
+    if theirs is None or theirs.split(".")[:2] == nvcc.version.split(".")[:2]:
+        return nvcc, note
+    difference = f"nvcc is {nvcc.version}, torch's CUDA {theirs}"
+    if theirs.split(".")[0] != nvcc.version.split(".")[0] and os.environ.get("LIGHTOPS_CUDA") != "1":
+        return None, f"not built: {difference} (LIGHTOPS_CUDA=1 builds all the same)"
+    return nvcc, f"{note}; {difference}"
+
+
 def cuda_archs(nvcc: host.Nvcc) -> list[str]:
     """$TORCH_CUDA_ARCH_LIST ("8.0;9.0+PTX", spaces allowed), else our list cut to what this nvcc knows."""
     asked = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(";", " ").split()
@@ -216,6 +226,8 @@ def package_steps(folder: Path, target: Path, module_name: str) -> list[Step]:
     """All steps that put the native libraries into `target`, with objects in `folder`."""
     torch, tools = host.require_torch(), Toolchain(host.find_cxx())
     nvcc, note = cuda_choice(torch)
+    if nvcc:
+        nvcc, note = match_cuda(host.torch_cuda(torch), nvcc, note)
     kernels = cpu_objects(tools, folder)
     steps = [*kernels, *ops_library(tools, torch, kernels, folder, target)]
     steps += python_module(tools, torch, kernels, build_info(tools, torch, note), folder, target / module_name)

@@ -99,6 +99,27 @@ def test_arch_list_is_honoured(monkeypatch):
     assert plan.cuda_archs(nvcc) == ["8.0", "9.0"]
 
 
+def test_nvcc_is_held_against_torchs_cuda(monkeypatch):
+    nvcc = host.Nvcc("nvcc", "13.0")
+    monkeypatch.delenv("LIGHTOPS_CUDA", raising=False)
+    assert plan.match_cuda("13.0", nvcc, "built") == (nvcc, "built")
+    assert plan.match_cuda(None, nvcc, "built") == (nvcc, "built")
+    assert plan.match_cuda("13.2", nvcc, "built") == (nvcc, "built; nvcc is 13.0, torch's CUDA 13.2")
+    taken, note = plan.match_cuda("12.8", nvcc, "built")
+    assert taken is None
+    assert note == "not built: nvcc is 13.0, torch's CUDA 12.8 (LIGHTOPS_CUDA=1 builds all the same)"
+    monkeypatch.setenv("LIGHTOPS_CUDA", "1")
+    assert plan.match_cuda("12.8", nvcc, "built") == (nvcc, "built; nvcc is 13.0, torch's CUDA 12.8")
+
+
+def test_torchs_cuda_is_read_from_its_files(tmp_path):
+    torch = host.Torch(tmp_path, "2.13.0")
+    (tmp_path / "version.py").write_text("cuda: Optional[str] = '13.0'\nhip: Optional[str] = None\n")
+    assert host.torch_cuda(torch) == "13.0"
+    (tmp_path / "version.py").write_text("cuda: Optional[str] = None\nhip: Optional[str] = '6.4'\n")
+    assert host.torch_cuda(torch) is None
+
+
 def test_cxx_may_carry_arguments(monkeypatch):
     monkeypatch.setenv("CXX", "env g++")
     assert host.find_cxx() == ("env", "g++")
