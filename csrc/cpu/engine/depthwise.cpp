@@ -28,9 +28,8 @@ __attribute__((noinline)) void block_3(const C* in, int64_t step, int64_t pixel,
   for (int64_t c = 0; c < channels; c += L) {
     const C* w = weights + c / kGroup * group_taps * kGroup + c % kGroup;
     Vec<C> sum[Columns];
-    const Vec<C> start = bias ? load(bias + c) : Vec<C>{};
 #pragma GCC unroll 4
-    for (int i = 0; i < Columns; ++i) sum[i] = start;
+    for (int i = 0; i < Columns; ++i) sum[i] = Vec<C>{};
 #pragma GCC unroll 3
     for (int y = 0; y < Rows; ++y) {
       Vec<C> weight[3];
@@ -47,8 +46,9 @@ __attribute__((noinline)) void block_3(const C* in, int64_t step, int64_t pixel,
         }
       }
     }
+    const Vec<C> shift = bias ? load(bias + c) : Vec<C>{};
 #pragma GCC unroll 4
-    for (int i = 0; i < Columns; ++i) store(out + i * out_pixel + c, clamp(sum[i]));
+    for (int i = 0; i < Columns; ++i) store(out + i * out_pixel + c, clamp(sum[i] + shift));
   }
 }
 
@@ -59,7 +59,7 @@ void one_output(const Depthwise<C>& d, const Taps<C>& t, int64_t left, int64_t c
   for (; c < end; c += kLanes<C>) {
     const int64_t count = end - c;
     const C* weights = d.weights + c / kGroup * d.taps() * kGroup + c % kGroup;
-    Vec<C> sum = d.bias ? load_upto(d.bias + c, count) : Vec<C>{};
+    Vec<C> sum = {};
     for (int64_t ky = t.first; ky < t.last; ++ky) {
       for (int64_t kx = 0; kx < w.kernel[1]; ++kx) {
         const int64_t column = left + kx * w.dilation[1];
@@ -68,6 +68,7 @@ void one_output(const Depthwise<C>& d, const Taps<C>& t, int64_t left, int64_t c
         sum += load_upto(in, count) * load(weights + (ky * w.kernel[1] + kx) * kGroup);
       }
     }
+    if (d.bias) sum += load_upto(d.bias + c, count);
     store_upto(out + c, clamp(sum), count);
   }
 }

@@ -14,11 +14,15 @@ template <class C> struct Tile {
   const C* b;         // first column of the tile inside its panel
   Vec<C> bias[kVecs];
   Clamp<C> clamp;
-  bool low, high;     // which sides of the clamp do anything
+  bool biased, low, high;  // what of bias and clamp does anything
   C* out;
   int64_t out_stride;
   const C* residual;  // null: none
   int64_t residual_stride;
+  // A line a step is brought into L2 from here on: the next panel's weights. In a whole network they come from L3 or
+  // memory every time, and the hardware's streams stop at each 4 KiB page.
+  const char* ahead;
+  int64_t ahead_step;
   int64_t columns;    // valid columns, from 1 to kVecs * lanes
 };
 
@@ -30,9 +34,10 @@ template <class C, int Rows, int Vecs> void micro_kernel(const Gemm<C>& g, const
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 2
-    for (int v = 0; v < Vecs; ++v) sum[r][v] = t.bias[v];
+    for (int v = 0; v < Vecs; ++v) sum[r][v] = Vec<C>{};
 
   const C* b = t.b;
+  const char* ahead = t.ahead;
   for (int64_t s = 0; s < g.segments; ++s) {
     for (int64_t tap = 0; tap < g.taps; ++tap) {
       const C* a = t.a + s * g.segment_stride + tap * g.tap_stride;
@@ -41,6 +46,8 @@ template <class C, int Rows, int Vecs> void micro_kernel(const Gemm<C>& g, const
 #pragma GCC unroll 2
         for (int v = 0; v < Vecs; ++v) weight[v] = load(b + v * L);
         b += kPanel;
+        __builtin_prefetch(ahead, 0, 2);
+        ahead += t.ahead_step;
 #pragma GCC unroll 16
         for (int r = 0; r < Rows; ++r) {
           Vec<C> x = splat(a[r * g.a_inner + k]);
@@ -51,6 +58,14 @@ template <class C, int Rows, int Vecs> void micro_kernel(const Gemm<C>& g, const
     }
   }
 
+  // The bias comes last: started from it, every partial sum would be rounded at its size (49 u instead of 2 u of the
+  // sum's own size where a folded batch norm has a large mean).
+  if (t.biased) {
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 2
+      for (int v = 0; v < Vecs; ++v) sum[r][v] += t.bias[v];
+  }
   // The clamp's sides are skipped where they do nothing: at K = 16 (SqueezeNet) both together took a tenth of the tile.
   if (t.low) {
 #pragma GCC unroll 16
@@ -132,8 +147,8 @@ void run_panels(const Gemm<C>& g, int64_t first, int64_t last) {
       const int64_t columns = left < kColumns ? left : kColumns;
       const int vecs = columns > L ? 2 : 1;
       const C* weights = g.b + panel * depth * kPanel + column % kPanel;
-      Tile<C> tile{nullptr, weights, {}, Clamp<C>(act), act != Act::none, act == Act::relu6,
-                   sums, kColumns, nullptr, 0, columns};
+      Tile<C> tile{nullptr, weights, {}, Clamp<C>(act), g.bias != nullptr, act != Act::none, act == Act::relu6,
+                   sums, kColumns, nullptr, 0, reinterpret_cast<const char*>(weights), 0, columns};
       for (int v = 0; v < kVecs; ++v) {
         const int64_t count = columns - v * L;
         if (g.bias && count > 0) tile.bias[v] = load_upto(g.bias + column + v * L, count);
@@ -144,6 +159,14 @@ void run_panels(const Gemm<C>& g, int64_t first, int64_t last) {
         for (int64_t done = 0, k = tiles; k > 0; --k) {
           const int64_t rows = ceil_div(g.inner - done, k);
           tile.a = g.a + i * g.a_outer + done * g.a_inner;
+          // The next panel is K * 128 bytes: two tiles of K steps fetch all of it.
+          const int64_t tile_index = i * tiles + tiles - k;
+          if (panel + 1 < last && tile_index < 2) {
+            tile.ahead = reinterpret_cast<const char*>(tile.b + depth * kPanel) + tile_index * depth * kCacheLine;
+            tile.ahead_step = kCacheLine;
+          } else {
+            tile.ahead_step = 0;
+          }
           T* out = static_cast<T*>(g.out) + i * g.out_outer + done * g.out_inner + column;
           const T* residual = g.residual
               ? static_cast<const T*>(g.residual) + i * g.residual_outer + done * g.residual_inner + column

@@ -34,8 +34,6 @@ inline bool share_panels(int64_t panels, int64_t tasks, int64_t weight_elements,
   return tasks > 1 && weight_elements > activation_elements && (panels % tasks == 0 || panels >= 8 * tasks);
 }
 
-constexpr int64_t kCacheLine = 64;
-
 // Bytes of scratch a core works in: half of a 1 MiB L2, the rest is for the weights that stream past.
 constexpr int64_t kScratchBytes = 384 << 10;
 

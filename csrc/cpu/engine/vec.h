@@ -60,8 +60,7 @@ template <class T> struct ComputeOf { using type = float; };
 template <> struct ComputeOf<double> { using type = double; };
 template <class T> using Compute = typename ComputeOf<T>::type;
 
-// A number as a type, for generic lambdas.
-template <int N> struct Constant { static constexpr int value = N; };
+constexpr int64_t kCacheLine = 64;
 
 template <class V, class S> LIGHTOPS_INLINE V bit_cast(S s) {
   static_assert(sizeof(V) == sizeof(S), "bit_cast keeps the size");
