@@ -179,7 +179,7 @@ template <class T> std::vector<typename TypeOf<T>::Weight> pack_depthwise(const 
   p.channels = w.o, p.kh = w.kh, p.kw = w.kw;
   p.stride[0] = p.stride[1] = w.kh * w.kw, p.stride[2] = w.kw, p.stride[3] = 1;
   p.packed_type = weight_type<T>();
-  std::vector<typename TypeOf<T>::Weight> packed(size_t(w.o * w.kh * w.kw));
+  std::vector<typename TypeOf<T>::Weight> packed(size_t(lightops::round_up(w.o, lightops::kGroup) * w.kh * w.kw));
   p.packed = packed.data();
   lightops::pack_depthwise(p);
   return packed;
