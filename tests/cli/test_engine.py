@@ -56,6 +56,21 @@ def test_the_first_call_of_a_short_burst_is_not_counted(monkeypatch):
     assert len(timing.samples) == 5 * runner.MIN_ROUNDS
 
 
+@pytest.mark.parametrize(("seconds", "rounds"), [(0.5, 2), (2.0, 4), (4.0, 5), (60.0, 30)])
+def test_slow_contestants_get_fewer_rounds_and_fast_ones_fill_the_time(seconds, rounds, monkeypatch):
+    monkeypatch.setattr(runner, "PAUSE_S", 0.0)
+    clock = Clock()
+
+    def call():
+        clock.now += 1.0
+
+    shares = []
+    timing = runner.interleave({"a": call, "b": call}, seconds, shares.append, clock)["a"]
+    assert len(timing.samples) == rounds
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+
+
 def test_spread_and_minimum():
     timing = runner.Timing([float(v) for v in range(11)])
     assert (timing.median, timing.minimum, timing.spread) == (5.0, 0.0, (1.0, 9.0))
