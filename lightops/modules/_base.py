@@ -65,8 +65,8 @@ class FusedModule(nn.Module):
         runner = self._runners[0]
         if args or kwargs:
             runner.reason = "called with more than one argument"
-        elif runner.ready(self._stock, x):
-            return runner.run(x)
+        elif (state := runner.ready(self._stock, x)) is not None:
+            return runner.run(x, state)
         return self._fallback(x, *args, **kwargs)
 
     def _traced(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -153,8 +153,10 @@ class FusedModule(nn.Module):
         return {**self.__dict__, "_warned": set()}
 
     def _replicate_for_data_parallel(self) -> Self:
-        replica = super()._replicate_for_data_parallel()
+        # nn.Module's own would go through our __setattr__ before the replica has a stock module.
+        replica = object.__new__(type(self))
         stock = self._stock._replicate_for_data_parallel()
+        replica.__dict__.update(self.__dict__)
         replica.__dict__.update({name: stock.__dict__[name] for name in _SHARED if name in stock.__dict__})
         replica.__dict__.update(
             _stock=stock, _runners=[Runner(r.piece, r.winograd) for r in self._runners], _warned=set()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lightops.modules._base import FusedModule
 from lightops.modules._guard import hook_dicts
 from lightops.modules._reader import Decline, qualified_type
-from lightops.modules._runner import Piece, Runner
+from lightops.modules._runner import Piece, Runner, State
 from lightops.modules.dense_block import DenseBlock, DenseBlockPiece
 from lightops.ops._native import suggests_channels_last, to_nchw
 
@@ -46,7 +46,7 @@ class _Plan(NamedTuple):
     """Steps over the children as they were found at `links`; `channels_last` if a convolution weight is, which makes
     stock's result so."""
 
-    links: list[tuple[dict, str, nn.Module]]
+    links: list[tuple[nn.Module, str, nn.Module]]
     steps: list[_Step]
     channels_last: bool
 
@@ -88,7 +88,7 @@ class Chain(FusedModule):
         return plan
 
     def _holds(self, plan: _Plan) -> bool:
-        return all(holder.get(key) is module for holder, key, module in plan.links)
+        return all(parent._modules.get(key) is module for parent, key, module in plan.links)
 
     def _make_plan(self) -> _Plan:
         """The steps over the children as they are now; a run whose children are no longer there in order is left
@@ -96,7 +96,7 @@ class Chain(FusedModule):
         """
         starts = {paths[0]: (paths, runner) for paths, runner in zip(self._runs, self._runners, strict=True)}
         paths = self._paths()
-        links = [_link(self._modules, path) for path in paths]
+        links = [_link(self._stock, path) for path in paths]
         children = [module for _, _, module in links]
         steps, i = [], 0
         while i < len(paths):
@@ -119,14 +119,15 @@ class Chain(FusedModule):
         for i, step in enumerate(steps):
             runner = step.runner
             if runner is not None:
-                if runner.ready(stock, x):
-                    x = _produce(runner, x, steps, i)
+                state = runner.ready(stock, x)
+                if state is not None:
+                    x = _produce(runner, state, x, steps, i)
                     continue
                 self._warn(runner.reason)
             for child in step.children:
                 producer = _producer(child, x) if runner is None else None
                 if producer is not None:
-                    x = _produce(producer, x, steps, i)
+                    x = _produce(*producer, x, steps, i)
                 elif step.neutral and not child.training:
                     x = child(x)
                 else:
@@ -168,34 +169,35 @@ def walkable(x: Any) -> bool:
     return type(x) is Tensor and x.dim() == 4 and x.layout is torch.strided and not x.is_nested
 
 
-def _link(modules: dict[str, nn.Module], path: str) -> tuple[dict, str, nn.Module]:
-    *above, key = path.split(".")
-    for name in above:
-        modules = modules[name]._modules
-    return modules, key, modules[key]
+def _link(block: nn.Module, path: str) -> tuple[nn.Module, str, nn.Module]:
+    above, _, key = path.rpartition(".")
+    parent = block.get_submodule(above)
+    return parent, key, parent._modules[key]
 
 
-def _produce(runner: Runner, x: Tensor, steps: list[_Step], i: int) -> Tensor:
+def _produce(runner: Runner, state: State, x: Tensor, steps: list[_Step], i: int) -> Tensor:
     """Run a ready piece: into the buffer of the dense block that is the next step, where there is one."""
     if runner.can_run_into and i + 1 < len(steps):
         consumer = _consumer(steps[i + 1])
-        if consumer is not None and consumer.dtype is runner.dtype:
-            return runner.run_into_room(x, consumer.packed.out_channels)
-    return runner.run_channels_last(x)
+        if consumer is not None and consumer.dtype is state.dtype:
+            return runner.run_into_room(x, state, consumer.packed.out_channels)
+    return runner.run_channels_last(x, state)
 
 
-def _consumer(step: _Step) -> Runner | None:
-    """The runner of a dense block that took part before, so that its width is known, and that no hook looks into."""
+def _consumer(step: _Step) -> State | None:
+    """The state of a dense block that took part before, so that its width is known, and that no hook looks into."""
     runner = step.runner
     if runner is None:
         child = step.children[0]
         if not isinstance(child, DenseBlock) or any(hook_dicts(child)):
             return None
         runner = child._runners[0]
-    return runner if isinstance(runner.piece, DenseBlockPiece) and runner.backend not in (None, "reference") else None
+    state = runner.state
+    known = isinstance(runner.piece, DenseBlockPiece) and state is not None and state.backend != "reference"
+    return state if known else None
 
 
-def _producer(child: nn.Module, x: Any) -> Runner | None:
+def _producer(child: nn.Module, x: Any) -> tuple[Runner, State] | None:
     """The one piece of a Sequential child that can write into a buffer, when the child may be bypassed for it."""
     if (
         not isinstance(child, Chain)
@@ -205,5 +207,7 @@ def _producer(child: nn.Module, x: Any) -> Runner | None:
     ):
         return None
     runner = child._runners[0]
-    whole = len(child._current_plan().steps) == 1
-    return runner if whole and runner.can_run_into and runner.ready(child._stock, x) else None
+    if not runner.can_run_into or len(child._current_plan().steps) != 1:
+        return None
+    state = runner.ready(child._stock, x)
+    return None if state is None else (runner, state)

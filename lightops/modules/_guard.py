@@ -8,6 +8,7 @@ each of these must be noticed. Measured per call (CPython 3.11): a dict lookup 1
 """
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -25,37 +26,39 @@ def hook_dicts(module: nn.Module) -> tuple[dict, ...]:
 
 
 class Guard:
-    """A snapshot of modules, attributes and tensors; `holds()` says whether everything is as it was."""
+    """A snapshot of modules, attributes and tensors; `holds()` says whether everything is as it was.
 
-    __slots__ = ("absent", "attrs", "device", "dtype", "hooks", "links", "samples", "storages", "tensors")
+    Everything is looked up again from the modules' own `__dict__`: a dict of children, parameters or hooks may itself
+    be replaced (`del sequential[1]` does so).
+    """
+
+    __slots__ = ("absent", "attrs", "device", "dtype", "links", "samples", "storages", "tensors")
 
     def __init__(self) -> None:
         self.links: list[tuple[dict, str, nn.Module, type, dict]] = []
-        self.hooks: tuple[dict, ...] = GLOBAL_HOOKS
         self.attrs: list[tuple[Callable[[Any], Any], Any, Any]] = []
-        self.tensors: list[tuple[dict, str, Tensor, int, int]] = []
-        self.absent: list[tuple[dict, str]] = []
+        self.tensors: list[tuple[dict, str, str, Tensor, int, int]] = []
+        self.absent: list[tuple[dict, str, str]] = []
         self.samples: list[tuple[memoryview, int, int]] = []
         self.storages: list[Tensor] = []
         self.dtype: torch.dtype | None = None
         self.device: torch.device | None = None
 
-    def watch_module(self, parent: dict, key: str, module: nn.Module) -> None:
-        self.links.append((parent, key, module, type(module), module.__dict__))
-        self.hooks += hook_dicts(module)
+    def watch_module(self, parent: nn.Module, key: str, module: nn.Module) -> None:
+        self.links.append((parent.__dict__, key, module, type(module), module.__dict__))
 
-    def watch_attrs(self, module: nn.Module, get: Callable[[Any], Any]) -> Any:
-        value = get(module)
-        self.attrs.append((get, module, value))
-        return value
+    def watch_attrs(self, module: nn.Module, names: tuple[str, ...], values: tuple) -> None:
+        self.attrs.append((attrgetter(*names), module, values if len(names) > 1 else values[0]))
 
-    def watch_tensor(self, holder: dict, key: str, tensor: Tensor | None) -> None:
+    def watch_tensor(self, module: nn.Module, kind: str, key: str) -> None:
+        """`kind` is the dict that holds the tensor: `_parameters` or `_buffers`."""
+        tensor = module.__dict__[kind][key]
         if tensor is None:
-            self.absent.append((holder, key))
+            self.absent.append((module.__dict__, kind, key))
             return
         # An inference tensor counts no versions; -1 never equals a version, so the block is repacked at every call.
         version = -1 if tensor.is_inference() else tensor._version
-        self.tensors.append((holder, key, tensor, tensor.data_ptr(), version))
+        self.tensors.append((module.__dict__, kind, key, tensor, tensor.data_ptr(), version))
         # Keeping the storage alive keeps its address from being given to the next `.data =` of the same parameter.
         self.storages.append(tensor.detach())
         self._sample(tensor)
@@ -77,29 +80,37 @@ class Guard:
         self.samples += [(view, i, view[i]) for i in picks]
 
     def holds(self) -> bool:
-        if any(self.hooks):
+        if any(GLOBAL_HOOKS):
             return False
-        for parent, key, module, cls, state in self.links:
-            if parent.get(key) is not module or module.__class__ is not cls or "forward" in state:
+        for parent, key, module, cls, own in self.links:
+            if (
+                parent["_modules"].get(key) is not module
+                or module.__class__ is not cls
+                or "forward" in own
+                or own["_forward_hooks"]
+                or own["_forward_pre_hooks"]
+                or own["_backward_hooks"]
+                or own["_backward_pre_hooks"]
+            ):
                 return False
         for get, module, value in self.attrs:
             if get(module) != value:
                 return False
-        for holder, key, tensor, pointer, version in self.tensors:
-            if (
-                holder.get(key) is not tensor
-                or tensor.data_ptr() != pointer
-                or version < 0
-                or tensor._version != version
-            ):
+        for own, kind, key, tensor, pointer, version in self.tensors:
+            if own[kind].get(key) is not tensor or tensor.data_ptr() != pointer:
                 return False
-        for holder, key in self.absent:
-            if holder.get(key) is not None:
+            if version < 0 or tensor._version != version:
                 return False
-        return all(view[i] == word for view, i, word in self.samples)
+        for own, kind, key in self.absent:
+            if own[kind].get(key) is not None:
+                return False
+        for view, i, word in self.samples:
+            if view[i] != word:
+                return False
+        return True
 
     def requires_grad(self) -> bool:
-        return any(entry[2].requires_grad for entry in self.tensors)
+        return any(entry[3].requires_grad for entry in self.tensors)
 
 
 def _extent(tensor: Tensor) -> int:

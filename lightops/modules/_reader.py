@@ -2,7 +2,6 @@
 is guarded.
 """
 
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -62,15 +61,15 @@ class ConvParams(NamedTuple):
         return self.kernel == (1, 1) and self.stride == (1, 1) and self.padding == (0, 0) and self.groups == 1
 
 
-_CONV = attrgetter("stride", "padding", "dilation", "groups", "padding_mode", "kernel_size")
-_NORM = attrgetter("training", "eps")
-_CLAMP = attrgetter("min_val", "max_val")
-_DROP = attrgetter("training", "p")
-_TRAINING = attrgetter("training")
-_FLATTEN = attrgetter("start_dim", "end_dim")
-_OUTPUT_SIZE = attrgetter("output_size")
-_MAX_POOL = attrgetter("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
-_AVG_POOL = attrgetter("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+_CONV = ("stride", "padding", "dilation", "groups", "padding_mode", "kernel_size")
+_NORM = ("training", "eps")
+_CLAMP = ("min_val", "max_val")
+_DROP = ("training", "p")
+_TRAINING = ("training",)
+_FLATTEN = ("start_dim", "end_dim")
+_OUTPUT_SIZE = ("output_size",)
+_MAX_POOL = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+_AVG_POOL = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
 
 _ACTS = {nn.ReLU: "relu", nn.Hardswish: "hardswish", nn.SiLU: "silu", nn.Identity: "none"}
 _CLAMPS = (nn.ReLU6, nn.Hardtanh)
@@ -88,7 +87,7 @@ def qualified_type(module: nn.Module) -> str:
 def activation_name(module: nn.Module) -> str | None:
     """The name of an activation module; None where it has no fused form."""
     if type(module) in _CLAMPS:
-        return "relu6" if _CLAMP(module) == (0, 6) else None
+        return "relu6" if (module.min_val, module.max_val) == (0, 6) else None
     return _ACTS.get(type(module))
 
 
@@ -105,7 +104,6 @@ class Reader:
     def __init__(self, block: nn.Module, *, any_mode: bool = False):
         self.block = block
         self.any_mode = any_mode
-        self.modules = block._modules
         self.guard = Guard()
         self.weights: list[Tensor] = []
         self.norms: list[Tensor] = []
@@ -118,9 +116,9 @@ class Reader:
         """The module at `path`; every module on the way must be unhooked and run its class's own forward."""
         if path in self._seen:
             return self._seen[path]
-        parent, _, key = path.rpartition(".")
-        holder = self.module(parent)._modules if parent else self.modules
-        module = holder.get(key)
+        above, _, key = path.rpartition(".")
+        parent = self.module(above) if above else self.block
+        module = parent._modules.get(key)
         if module is None:
             raise Decline(f"{path} is missing")
         if any(hook_dicts(module)):
@@ -128,22 +126,27 @@ class Reader:
         if "forward" in module.__dict__:
             raise Decline(f"{path} has its forward overridden")
         if self._eager:
-            self.guard.watch_module(holder, key, module)
+            self.guard.watch_module(parent, key, module)
         self._seen[path] = module
         return module
 
-    def attrs(self, module: nn.Module, get: Any) -> Any:
-        return self.guard.watch_attrs(module, get) if self._eager else get(module)
+    def attrs(self, module: nn.Module, names: tuple[str, ...]) -> tuple:
+        """Attributes of a module, watched."""
+        values = tuple(getattr(module, name) for name in names)
+        if self._eager:
+            self.guard.watch_attrs(module, names, values)
+        return values
 
     def tensor(self, path: str, module: nn.Module, name: str, *, buffer: bool = False) -> Tensor | None:
-        holder = module._buffers if buffer else module._parameters
+        kind = "_buffers" if buffer else "_parameters"
+        holder = module.__dict__[kind]
         if name not in holder:
             raise Decline(f"{path}.{name} is not a {'buffer' if buffer else 'parameter'}")
         tensor = holder[name]
         if self._eager:
             if tensor is not None and type(tensor) not in (Tensor, nn.Parameter):
                 raise Decline(f"{path}.{name} is a {type(tensor).__name__}")
-            self.guard.watch_tensor(holder, name, tensor)
+            self.guard.watch_tensor(module, kind, name)
         return tensor
 
     def conv(self, path: str) -> ConvParams:
@@ -259,7 +262,7 @@ class Reader:
         module = self.module(path)
         if type(module) is not nn.AdaptiveAvgPool2d:
             raise Decline(f"{path} is {_describe(module, 'AdaptiveAvgPool2d')}")
-        size = self.attrs(module, _OUTPUT_SIZE)
+        (size,) = self.attrs(module, _OUTPUT_SIZE)
         if size not in (1, (1, 1), [1, 1]):
             raise Decline(f"{path} pools to {size}, not to 1x1")
 
@@ -288,10 +291,10 @@ class Reader:
     def attr(self, module: nn.Module, name: str) -> Any:
         if name not in module.__dict__:
             raise Decline(f"{type(module).__name__} has no attribute {name!r}")
-        return self.attrs(module, attrgetter(name))
+        return self.attrs(module, (name,))[0]
 
     def training(self, module: nn.Module) -> bool:
-        return self.attrs(module, _TRAINING) and not self.any_mode
+        return self.attrs(module, _TRAINING)[0] and not self.any_mode
 
     def finish(self) -> Guard:
         """Check that the tensors agree in dtype and device as stock needs them to, and hand over the guard."""

@@ -1,7 +1,7 @@
 """A fused piece of a network at work: read the stock children, check that nothing changed, pack once, run."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,6 @@ class Piece:
     constants: tuple[tuple[str, str, Any], ...] = ()
 
     op: ClassVar[str]
-    bn_first: ClassVar[bool] = False
 
     def read_all(self, reader: Reader) -> Any:
         """`read`, after checking what is not part of the op's parameters."""
@@ -59,6 +58,10 @@ class Piece:
         """The channels x must have; None where any number will do."""
         raise NotImplementedError
 
+    def uses_x_as_it_is(self, params: Any) -> bool:
+        """Whether stock normalises x or adds it to the result, which autocast does in x's own dtype."""
+        return False
+
     def arguments(self, params: Any) -> tuple[tuple, dict[str, Any]]:
         """`params` as the arguments of `lightops.ops.<op>` and of its reference that follow x."""
         raise NotImplementedError
@@ -74,15 +77,29 @@ class Piece:
         raise NotImplementedError
 
 
+class State(NamedTuple):
+    """What a piece was found to be, and packed as, for inputs of one dtype. Never changed: threads share it."""
+
+    guard: Guard
+    params: Any
+    channels: int | None
+    dtype: torch.dtype
+    # The dtype of x that needs no autocast to be computed in `dtype`; None where only autocast makes it so.
+    plain_dtype: torch.dtype | None
+    backend: str
+    packed: Any
+
+
 class Runner:
     """One piece with its packed weights. `reason` says why the last call ran stock code, None when it ran fused."""
 
-    __slots__ = ("backend", "channels", "dtype", "guard", "packed", "params", "piece", "reason", "winograd")
+    __slots__ = ("piece", "reason", "state", "winograd")
 
     def __init__(self, piece: Piece, winograd: int = 2):
         self.piece = piece
         self.winograd = winograd
-        self.forget()
+        self.state: State | None = None
+        self.reason: str | None = None
 
     def __getstate__(self) -> tuple[Piece, int]:
         return self.piece, self.winograd
@@ -90,119 +107,132 @@ class Runner:
     def __setstate__(self, state: tuple[Piece, int]) -> None:
         self.__init__(*state)
 
-    def forget(self) -> None:
-        """Drop everything derived from the parameters."""
-        self.guard: Guard | None = None
-        self.packed = self.params = self.channels = self.dtype = self.backend = self.reason = None
-
-    def ready(self, block: nn.Module, x: Any) -> bool:
-        """Whether x can go through the fused piece now; packs where something changed, else records the reason."""
-        guard = self.guard
-        if (
-            guard is not None
-            and type(x) is Tensor
-            and x.dtype is self.dtype
-            and x.dim() == 4
-            and x.layout is torch.strided
-            and x.device == (guard.device or x.device)
-            and not x.is_nested
-            and not _under_transform()
-            and not torch._C._is_any_autocast_enabled()
-            and guard.holds()
-            and not (torch.is_grad_enabled() and (x.requires_grad or guard.requires_grad()))
-            and self._fits(x)
-        ):
-            return True
-        try:
-            self._prepare(block, x)
-        except Decline as decline:
-            self.reason = str(decline)
-            return False
-        self.reason = None
-        return True
-
-    def run(self, x: Tensor) -> Tensor:
-        """The fused computation, after `ready(x)`."""
-        if x.dtype is not self.dtype:
-            x = x.to(self.dtype)
-        if self.backend == "reference":
-            return self.piece.reference(x, self.params)
-        return self.piece.run(x, self.packed)
+    @property
+    def backend(self) -> str | None:
+        state = self.state
+        return None if state is None else state.backend
 
     @property
     def can_run_into(self) -> bool:
         """Whether the piece can write into a dense block's buffer."""
-        return self.backend not in (None, "reference") and hasattr(self.piece, "run_into")
+        return hasattr(self.piece, "run_into") and self.backend not in (None, "reference")
 
-    def run_into_room(self, x: Tensor, channels: int) -> Tensor:
+    def forget(self) -> None:
+        """Drop everything derived from the parameters."""
+        self.state = self.reason = None
+
+    def ready(self, block: nn.Module, x: Any) -> State | None:
+        """What to run x with; packs where something changed. None, with the reason kept, where x needs stock code."""
+        state = self.state
+        if (
+            state is not None
+            and type(x) is Tensor
+            and x.dtype is state.plain_dtype
+            and x.dim() == 4
+            and x.layout is torch.strided
+            and x.device == (state.guard.device or x.device)
+            and not x.is_nested
+            and not _under_transform()
+            and not torch._C._is_any_autocast_enabled()
+            and state.guard.holds()
+            and not (torch.is_grad_enabled() and (x.requires_grad or state.guard.requires_grad()))
+            and _fits(x, state.channels)
+        ):
+            return state
+        try:
+            state = self._prepare(block, x)
+        except Decline as decline:
+            self.reason = str(decline)
+            return None
+        self.reason = None
+        return state
+
+    def run(self, x: Tensor, state: State) -> Tensor:
+        """The fused computation with what `ready(x)` returned."""
+        if x.dtype is not state.dtype:
+            x = x.to(state.dtype)
+        if state.backend == "reference":
+            return self.piece.reference(x, state.params)
+        return self.piece.run(x, state.packed)
+
+    def run_into_room(self, x: Tensor, state: State, channels: int) -> Tensor:
         """`run`, into the prefix of a dense block's buffer of `channels` channels."""
-        if x.dtype is not self.dtype:
-            x = x.to(self.dtype)
-        prefix = make_room(x, self.piece.out_shape(x, self.packed), channels)
-        return self.piece.run_into(x, self.packed, prefix)
+        if x.dtype is not state.dtype:
+            x = x.to(state.dtype)
+        prefix = make_room(x, self.piece.out_shape(x, state.packed), channels)
+        return self.piece.run_into(x, state.packed, prefix)
 
-    def run_channels_last(self, x: Tensor) -> Tensor:
+    def run_channels_last(self, x: Tensor, state: State) -> Tensor:
         """`run`, with a channels_last result whatever the layout of x."""
-        if self.backend == "reference" or not hasattr(self.piece, "run_channels_last"):
-            return self.run(x.contiguous(memory_format=torch.channels_last))
-        return self.piece.run_channels_last(x if x.dtype is self.dtype else x.to(self.dtype), self.packed)
+        if state.backend == "reference" or not hasattr(self.piece, "run_channels_last"):
+            return self.run(x.contiguous(memory_format=torch.channels_last), state)
+        return self.piece.run_channels_last(x if x.dtype is state.dtype else x.to(state.dtype), state.packed)
 
     def trace(self, block: nn.Module, x: Tensor) -> Tensor:
         """The fused computation with reading and packing in the graph, for torch.compile and torch.export."""
         reader = Reader(block)
         params = self.piece.read_all(reader)
-        reader.finish()
+        guard = reader.finish()
         if torch.is_grad_enabled() and (x.requires_grad or any(t.requires_grad for t in reader.weights + reader.norms)):
             raise Decline("gradients required")
-        dtype = self._compute_dtype(x, reader.guard)
-        args, kwargs = self.piece.arguments(params)
-        if choose_backend(self.piece.op, x, args, kwargs) == "reference":
+        dtype = _compute_dtype(self.piece, x, guard, params)
+        backend = _backend_when_traced(self.piece.op, x.device.type, dtype)
+        if backend is None:
+            raise Decline("no backend for a compiled graph")
+        if backend == "reference":
             return self.piece.reference(x.to(dtype), params)
         return self.piece.run(x.to(dtype), self.piece.pack(params, dtype, self.winograd))
 
-    def _fits(self, x: Tensor) -> bool:
-        shape = x.shape
-        return self.channels in (None, shape[1]) and 0 not in shape
-
-    def _prepare(self, block: nn.Module, x: Any) -> None:
+    def _prepare(self, block: nn.Module, x: Any) -> State:
         _check_input(x)
-        if self.guard is None or not self.guard.holds():
-            self.forget()
+        state = self.state
+        if state is not None and state.guard.holds():
+            guard, params, channels = state.guard, state.params, state.channels
+        else:
+            state = None
             reader = Reader(block)
-            self.params = self.piece.read_all(reader)
-            self.guard = reader.finish()
-            self.channels = self.piece.in_channels(self.params)
-        guard = self.guard
+            params = self.piece.read_all(reader)
+            guard, channels = reader.finish(), self.piece.in_channels(params)
         if guard.device is not None and x.device != guard.device:
             raise Decline(f"input is on {x.device}, parameters on {guard.device}")
-        dtype = self._compute_dtype(x, guard)
+        dtype = _compute_dtype(self.piece, x, guard, params)
         if torch.is_grad_enabled() and (x.requires_grad or guard.requires_grad()):
             raise Decline("gradients required (run inference under torch.no_grad() or torch.inference_mode())")
-        if not self._fits(x):
-            raise Decline(f"input shape {list(x.shape)}: empty, or not {self.channels} channels")
-        if dtype is not self.dtype:
-            self._pack(x, dtype)
+        if not _fits(x, channels):
+            raise Decline(f"input shape {list(x.shape)}: empty, or not {channels} channels")
+        if state is None or dtype is not state.dtype:
+            backend, packed = self._pack(x, params, dtype)
+            plain = dtype if guard.dtype in (None, dtype) else None
+            state = self.state = State(guard, params, channels, dtype, plain, backend, packed)
+        return state
 
-    def _pack(self, x: Tensor, dtype: torch.dtype) -> None:
-        args, kwargs = self.piece.arguments(self.params)
+    def _pack(self, x: Tensor, params: Any, dtype: torch.dtype) -> tuple[str, Any]:
+        args, kwargs = self.piece.arguments(params)
         with torch.no_grad():
             backend = choose_backend(self.piece.op, x, args, kwargs)
+        if backend == "reference":
+            return backend, None
         # Packed weights outlive the call, so they must not become inference tensors.
         with torch.inference_mode(False), torch.no_grad():
-            self.packed = None if backend == "reference" else self.piece.pack(self.params, dtype, self.winograd)
-        self.backend, self.dtype = backend, dtype
+            return backend, self.piece.pack(params, dtype, self.winograd)
 
-    def _compute_dtype(self, x: Tensor, guard: Guard) -> torch.dtype:
-        """The dtype stock would compute in, by PyTorch's own rules; Decline where stock would raise or mix."""
-        kind = x.device.type
-        if guard.dtype in _AUTOCAST_CASTS and x.dtype in _AUTOCAST_CASTS and torch.is_autocast_enabled(kind):
-            target = torch.get_autocast_dtype(kind)
-            if self.piece.bn_first and x.dtype is not target:
-                raise Decline(f"autocast to {target} with a {x.dtype} input, which stock normalises before it casts")
-            return target
-        if guard.dtype is not None and x.dtype is not guard.dtype:
-            raise Decline(f"input is {x.dtype}, parameters are {guard.dtype}")
-        return x.dtype
+
+def _fits(x: Tensor, channels: int | None) -> bool:
+    shape = x.shape
+    return (channels is None or shape[1] == channels) and 0 not in shape
+
+
+def _compute_dtype(piece: Piece, x: Tensor, guard: Guard, params: Any) -> torch.dtype:
+    """The dtype stock would compute in, by PyTorch's own rules; Decline where stock would raise or mix."""
+    kind = x.device.type
+    if guard.dtype in _AUTOCAST_CASTS and x.dtype in _AUTOCAST_CASTS and torch.is_autocast_enabled(kind):
+        target = torch.get_autocast_dtype(kind)
+        if x.dtype is not target and piece.uses_x_as_it_is(params):
+            raise Decline(f"autocast to {target} with a {x.dtype} input, which stock normalises or adds uncast")
+        return target
+    if guard.dtype is not None and x.dtype is not guard.dtype:
+        raise Decline(f"input is {x.dtype}, parameters are {guard.dtype}")
+    return x.dtype
 
 
 def _under_transform() -> bool:
@@ -234,9 +264,21 @@ def choose_backend(op: str, x: Tensor, args: tuple, kwargs: dict[str, Any]) -> s
     requested = _env.backend()
     if _env.disabled():
         raise Decline("LIGHTOPS_DISABLE is set")
-    if requested != "auto":
-        return OPS[op].choose(requested, (x, *args), kwargs).name
-    backend, passed = OPS[op].decide((x, *args), kwargs)
+    # The dtype was settled by autocast's rule already; a backend is asked about that dtype.
+    with torch.autocast(x.device.type, enabled=False):
+        if requested != "auto":
+            return OPS[op].choose(requested, (x, *args), kwargs).name
+        backend, passed = OPS[op].decide((x, *args), kwargs)
     if backend.name == "reference":
         raise Decline("; ".join(f"{name}: {', '.join(reasons)}" for name, reasons in passed.items()))
     return backend.name
+
+
+@torch.compiler.assume_constant_result
+def _backend_when_traced(op: str, device: str, dtype: torch.dtype) -> str | None:
+    """`choose_backend` with nothing but the facts that a graph is specialised on anyway; None where it declines."""
+    with torch.no_grad():
+        try:
+            return choose_backend(op, torch.empty((1, 1, 1, 1), dtype=dtype, device=device), (), {})
+        except (Decline, RuntimeError):
+            return None

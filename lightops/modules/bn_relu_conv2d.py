@@ -33,10 +33,6 @@ class BNReLUConv2dPiece(Piece):
 
     op: ClassVar[str] = "bn_relu_conv2d"
 
-    @property
-    def bn_first(self) -> bool:
-        return self.norm is not None
-
     def read(self, reader: Reader) -> _Params:
         bn, act = reader.pre(self.norm, self.act, self.fn) if self.norm else (None, "none")
         conv = reader.unit(self.unit)
@@ -46,6 +42,9 @@ class BNReLUConv2dPiece(Piece):
 
     def in_channels(self, params: _Params) -> int:
         return params.conv.weight.shape[1]
+
+    def uses_x_as_it_is(self, params: _Params) -> bool:
+        return self.norm is not None
 
     def arguments(self, params: _Params) -> tuple[tuple, dict[str, Any]]:
         conv = params.conv

@@ -36,6 +36,9 @@ class Conv1x1BNActPiece(Piece):
     def in_channels(self, params: _Params) -> int:
         return params.conv.weight.shape[1]
 
+    def uses_x_as_it_is(self, params: _Params) -> bool:
+        return params.residual
+
     def arguments(self, params: _Params) -> tuple[tuple, dict[str, Any]]:
         conv = params.conv
         return (conv.weight, conv.bias, conv.bn), {"act": conv.act}

@@ -49,7 +49,6 @@ class DenseBlockPiece(Piece):
     layers: tuple[LayerPaths, ...]
 
     op: ClassVar[str] = "dense_block"
-    bn_first: ClassVar[bool] = True
 
     def read(self, reader: Reader) -> _Params:
         layers = tuple(_read_layer(reader, paths) for paths in self.layers)
@@ -68,6 +67,9 @@ class DenseBlockPiece(Piece):
 
     def in_channels(self, params: _Params) -> int:
         return params.in_channels
+
+    def uses_x_as_it_is(self, params: _Params) -> bool:
+        return True
 
     def arguments(self, params: _Params) -> tuple[tuple, dict[str, Any]]:
         return (params.layers,), {}

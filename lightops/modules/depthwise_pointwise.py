@@ -40,6 +40,9 @@ class DepthwisePointwisePiece(Piece):
     def in_channels(self, params: _Params) -> int:
         return params.dw.groups
 
+    def uses_x_as_it_is(self, params: _Params) -> bool:
+        return params.residual
+
     def arguments(self, params: _Params) -> tuple[tuple, dict[str, Any]]:
         dw, pw, _ = params
         return (dw.weight, pw.weight), {

@@ -59,6 +59,9 @@ class FirePiece(Piece):
     def in_channels(self, params: _Params) -> int:
         return params.squeeze.weight.shape[1]
 
+    def uses_x_as_it_is(self, params: _Params) -> bool:
+        return params.bypass and params.bypass_conv is None
+
     def arguments(self, params: _Params) -> tuple[tuple, dict[str, Any]]:
         tensors = [t for conv in params[:3] for t in (conv.weight, conv.bias)]
         return tuple(tensors), {}

@@ -34,10 +34,6 @@ class HeadPiece(Piece):
 
     op: ClassVar[str] = "head"
 
-    @property
-    def bn_first(self) -> bool:
-        return True
-
     def read(self, reader: Reader) -> _Params:
         bn, act = reader.pre(self.norm, self.act) if self.norm else (None, reader.then("none", self.act, "none"))
         reader.global_pool(self.pool)
@@ -50,6 +46,9 @@ class HeadPiece(Piece):
         if params.weight is not None:
             return params.weight.shape[1]
         return None if params.bn is None else params.bn.running_mean.shape[0]
+
+    def uses_x_as_it_is(self, params: _Params) -> bool:
+        return True
 
     def arguments(self, params: _Params) -> tuple[tuple, dict[str, Any]]:
         return (params.bn,), {"act": params.act, "weight": params.weight, "bias": params.bias}

@@ -49,6 +49,9 @@ class InvertedResidualPiece(Piece):
     def in_channels(self, params: _Params) -> int:
         return params.ex.weight.shape[1]
 
+    def uses_x_as_it_is(self, params: _Params) -> bool:
+        return params.residual
+
     def arguments(self, params: _Params) -> tuple[tuple, dict[str, Any]]:
         ex, dw, pw, residual = params
         return (ex.weight, dw.weight, pw.weight), {

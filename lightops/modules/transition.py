@@ -30,7 +30,6 @@ class TransitionPiece(Piece):
     fn: str = "none"
 
     op: ClassVar[str] = "transition"
-    bn_first: ClassVar[bool] = True
 
     def read(self, reader: Reader) -> _Params:
         bn, act = reader.pre(self.norm, self.act, self.fn)
@@ -45,6 +44,9 @@ class TransitionPiece(Piece):
 
     def in_channels(self, params: _Params) -> int:
         return params.conv.weight.shape[1]
+
+    def uses_x_as_it_is(self, params: _Params) -> bool:
+        return True
 
     def arguments(self, params: _Params) -> tuple[tuple, dict[str, Any]]:
         return (params.bn, params.conv.weight, params.conv.bias), {}

@@ -101,6 +101,6 @@ def _replace(model: nn.Module, new: dict[int, nn.Module]) -> None:
 
 
 def _become(model: nn.Module, other: nn.Module) -> None:
-    """Make `model` what `other` is. Only the caller holds the root, so it cannot be replaced: it changes class and state."""
+    """Make `model` what `other` is: only the caller holds the root, so it changes class instead of being replaced."""
     object.__setattr__(model, "__class__", type(other))
     object.__setattr__(model, "__dict__", other.__dict__)

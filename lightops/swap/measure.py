@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightops.modules import FusedModule, FusedSequential
+from lightops.modules._runner import Runner
 from lightops.swap.search import Search
 
 # The minimum of interleaved rounds, at least 5 and about 50 ms of them: a shared machine is slow in bursts.
@@ -22,7 +23,7 @@ class _Part(NamedTuple):
     seen_at: nn.Module
     stock: Callable[[Tensor], Any]
     fused: Callable[[Tensor], Any]
-    ready: Callable[[Tensor], bool]
+    ready: Callable[[Tensor], object]
 
 
 def drop_slower(model: nn.Module, example: Tensor, search: Search) -> None:
@@ -64,9 +65,13 @@ def _parts(new: FusedModule) -> list[_Part]:
     if not isinstance(new, FusedSequential):
         return [_Part(stock, stock.forward, new, lambda x: new(x) is not None and new.last_reason is None)]
     return [
-        _Part(_at(stock, paths[0]), _sequence(stock, paths), runner.run, partial(runner.ready, stock))
+        _Part(_at(stock, paths[0]), _sequence(stock, paths), partial(_run, runner, stock), partial(runner.ready, stock))
         for paths, runner in zip(new._runs, new._runners, strict=True)
     ]
+
+
+def _run(runner: Runner, stock: nn.Module, x: Tensor) -> Tensor:
+    return runner.run(x, runner.ready(stock, x))
 
 
 def _sequence(stock: nn.Module, paths: tuple[str, ...]) -> Callable[[Tensor], Any]:

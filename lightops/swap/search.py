@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from lightops.modules import Decline, FusedModule, FusedSequential, Run
+from lightops.modules import Decline, DenseBlock, FusedModule, FusedSequential, Run
 from lightops.modules._reader import Reader
 from lightops.modules._runner import Piece, choose_backend
 from lightops.modules.dense_block import DenseBlockPiece
@@ -161,9 +161,7 @@ def _merge_dense_layers(module: nn.Sequential, below: dict[str, FusedModule]) ->
     groups: list[list[str]] = [[]]
     for key in module._modules:
         new = below.get(key)
-        joins = (
-            new is not None and type(new._runners[0].piece) is DenseBlockPiece and new._stock is module._modules[key]
-        )
+        joins = isinstance(new, DenseBlock) and new._stock is module._modules[key]
         if joins:
             groups[-1].append(key)
         elif groups[-1]:

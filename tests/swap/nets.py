@@ -25,24 +25,37 @@ def make(name: str) -> nn.Module:
 
 
 def untrivial(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Random BN statistics and affine parameters, some negative gammas, biases off zero; logits of order 1 stay so."""
+    """Random affine parameters, some gammas negative, conv biases off zero; statistics of activations, then off by a
+    factor.
+
+    The statistics come from a forward of the net itself, so that activations stay of order 1 through any depth.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def fill(tensor: torch.Tensor, low: float, high: float) -> None:
         tensor.copy_(torch.empty(tensor.shape).uniform_(low, high, generator=generator))
 
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                fill(module.running_mean, -0.3, 0.3)
-                fill(module.running_var, 0.3, 2.0)
-                if module.weight is not None:
-                    fill(module.weight, 0.7, 1.5)
-                    module.weight[::7] *= -1
-                    fill(module.bias, -0.2, 0.3)
-            elif isinstance(module, nn.Conv2d):
-                fan_in = module.weight[0].numel()
-                fill(module.weight, -((6 / fan_in) ** 0.5), (6 / fan_in) ** 0.5)
-                if module.bias is not None:
-                    fill(module.bias, -0.2, 0.2)
+        for norm in norms:
+            if norm.weight is not None:
+                fill(norm.weight, 0.6, 1.3)
+                norm.weight[::7] *= -1
+                fill(norm.bias, -0.2, 0.3)
+        for conv in convs:
+            if conv.bias is not None:
+                fill(conv.bias, -0.2, 0.2)
+        if norms:
+            momenta = [norm.momentum for norm in norms]
+            for norm in norms:
+                norm.momentum = 1.0
+            x = torch.randn(4, convs[0].in_channels, 64, 64, generator=generator)
+            model.train()(x)
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+                norm.running_mean += norm.running_var.sqrt() * torch.empty_like(norm.running_var).uniform_(
+                    -0.3, 0.3, generator=generator
+                )
+                norm.running_var *= torch.empty_like(norm.running_var).uniform_(0.5, 1.5, generator=generator)
     return model

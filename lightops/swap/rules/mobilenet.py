@@ -70,7 +70,7 @@ def propose(module: nn.Module) -> Proposal | Refusal | None:
     return None if known is None else propose_chain(module, *known)
 
 
-def propose_chain(module: nn.Module, names: tuple[str, ...], residual: Residual) -> Proposal | Refusal:
+def propose_chain(module: nn.Module, names: tuple[str, ...], residual: Residual) -> Proposal | Refusal | None:
     """One op for the whole chain where there is one, else a FusedChain over the runs that have one."""
     chain = [leaf for name in names for leaf in leaves(module._modules.get(name), name)]
     piece = whole_chain(chain)
@@ -90,7 +90,8 @@ def propose_chain(module: nn.Module, names: tuple[str, ...], residual: Residual)
     neutral = tuple(leaf.path for leaf in chain if leaf.letter == "I")
     runs = find_runs(module, steps)
     if not runs:
-        return Refusal("chain", _why(chain))
+        # A lone depthwise convolution with its norm is a part of a block rather than one.
+        return None if residual is False else Refusal("chain", _why(chain))
     paths = tuple(leaf.path for leaf in steps)
 
     def build(stock: nn.Module, winograd: int) -> FusedModule:
