@@ -113,10 +113,10 @@ TAIL_MAPS = range(1, 18)
 def channel_tails(op: str) -> Iterator[Case]:
     """Each width from 1 to 65 on the input side and on every output side, on a small odd map."""
     for c in TAIL_CHANNELS:
-        yield Case(op, f"in{c}", (1, c, 4, 4), _sized(op, out=7, inner=9))
-        yield Case(op, f"out{c}", (1, 5, 4, 4), _sized(op, out=c, inner=9))
+        yield Case(op, f"in{c}", (1, c, 4, 4), sized(op, out=7, inner=9))
+        yield Case(op, f"out{c}", (1, 5, 4, 4), sized(op, out=c, inner=9))
         if op in ("fire", "dense_block", "inverted_residual"):
-            yield Case(op, f"inner{c}", (1, 6, 4, 4), _sized(op, out=7, inner=c))
+            yield Case(op, f"inner{c}", (1, 6, 4, 4), sized(op, out=7, inner=c))
 
 
 def map_tails(op: str) -> Iterator[Case]:
@@ -127,7 +127,7 @@ def map_tails(op: str) -> Iterator[Case]:
                 continue
             if op == "head" and (h & (h - 1) or w & (w - 1)):
                 continue  # an average over a count that is no power of two rounds
-            yield Case(op, f"{h}x{w}", (1, 5, h, w), _sized(op, out=6, inner=4))
+            yield Case(op, f"{h}x{w}", (1, 5, h, w), sized(op, out=6, inner=4))
 
 
 def window_tails(op: str) -> Iterator[Case]:
@@ -145,13 +145,13 @@ def window_tails(op: str) -> Iterator[Case]:
                         if len(dilations) > 1:
                             window["dilation"] = (dilation, dilation)
                         name = f"k{k}s{stride}p{padding}d{dilation}-{h}x{w}"
-                        yield Case(op, name, (2, 5, h, w), {**_sized(op, out=6, inner=7), **window})
+                        yield Case(op, name, (2, 5, h, w), {**sized(op, out=6, inner=7), **window})
 
 
 WINDOW_OPS = ("bn_relu_conv2d", "depthwise_pointwise", "inverted_residual", "stem")
 
 
-def _sized(op: str, *, out: int, inner: int) -> dict:
+def sized(op: str, *, out: int, inner: int) -> dict:
     """Options of a small case with the given output and inner widths."""
     return {
         "bn_relu_conv2d": {"out": out, **_SAME},

@@ -4,10 +4,11 @@ python -m tests.ops.fuzz OP DTYPE LAYOUT KIND SEED [COUNT]     (`all` for a whol
 """
 
 import argparse
+import importlib
 import os
 import sys
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,6 +32,23 @@ def run_public(call: Call, backend: str = "cpu") -> Tensor:
     """The public op on poisoned memory."""
     with torch.no_grad(), poisoned_outputs():
         return getattr(ops, call.op)(*call.args, backend=backend, **call.kwargs)
+
+
+def native_arguments(call: Call) -> tuple[Any, tuple]:
+    """The operator `lightops::<op>` behind a public call, and the packed arguments that it is called with."""
+    module = importlib.import_module(f"lightops.ops.{call.op}")
+    handle, seen = module._native, []
+
+    def record(*args: Any) -> Tensor:
+        seen.append(args)
+        return handle(*args)
+
+    module._native = record
+    try:
+        run_public(call)
+    finally:
+        module._native = handle
+    return handle, seen[0]
 
 
 def check_seed(op: str, dtype: str, layout: str, kind: str, seed: int, backend: str = "cpu") -> Outcome:

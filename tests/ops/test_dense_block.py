@@ -1,0 +1,5 @@
+from tests.ops.suite import OpSuite
+
+
+class TestDenseBlock(OpSuite):
+    op = "dense_block"

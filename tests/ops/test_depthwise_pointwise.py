@@ -1,0 +1,5 @@
+from tests.ops.suite import OpSuite
+
+
+class TestDepthwisePointwise(OpSuite):
+    op = "depthwise_pointwise"

@@ -1,0 +1,5 @@
+from tests.ops.suite import OpSuite
+
+
+class TestFire(OpSuite):
+    op = "fire"

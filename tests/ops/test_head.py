@@ -1,0 +1,5 @@
+from tests.ops.suite import OpSuite
+
+
+class TestHead(OpSuite):
+    op = "head"
