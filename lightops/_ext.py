@@ -115,6 +115,12 @@ def isas_built() -> list[str]:
     return module.isas_built() if module else []
 
 
+def cpu_supports(isa: str) -> bool:
+    """Whether this CPU can run the kernels of an instruction set; False when they are not built."""
+    module, _ = _module()
+    return module is not None and module.cpu_supports(isa)
+
+
 def packed_numel(out_channels: int, in_channels: int, kh: int, kw: int, algo: int) -> int:
     """Elements of the blob that `pack_conv2d` returns for these sizes. Raises RuntimeError when `_C` is missing."""
     module, reason = _module()

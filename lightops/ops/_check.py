@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightops.ops._dispatch import KERNEL_DTYPES
+from lightops.ops._dispatch import KERNEL_DTYPES, autocasts
 from lightops.reference import ACTIVATIONS, BatchNormParams, MaxPool
 
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
@@ -130,7 +130,7 @@ def check_companion(op: str, arg: str, tensor: Tensor, x: Tensor, *, mixed: bool
     if tensor.device != x.device:
         raise RuntimeError(f"{op}: argument {arg!r} is on {tensor.device}, wants {x.device} as argument 'x'")
     mixed = mixed and x.dtype in _LOW_PRECISION and tensor.dtype == torch.float32
-    if tensor.dtype != x.dtype and not mixed and not torch.is_autocast_enabled(x.device.type):
+    if tensor.dtype != x.dtype and not mixed and not autocasts(x):
         raise RuntimeError(f"{op}: argument {arg!r} got dtype {tensor.dtype}, wants {x.dtype} as argument 'x'")
 
 

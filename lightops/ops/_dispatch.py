@@ -15,6 +15,8 @@ from torch.autograd import forward_ad
 from lightops import _env, _ext
 
 ORDER = ("cuda", "triton", "cpu", "reference")
+# Read once: the library is loaded at import or not at all, and tracing must not follow the file system.
+_CPU_REASON = _ext.cpu_reason()
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -125,7 +127,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 def cpu_supports(*args: Any, **kwargs: Any) -> list[str]:
     """Reasons against the CPU kernels: not built, other device or dtype, or a gradient is wanted (they are inference
     kernels)."""
-    reasons = [why] if (why := _ext.cpu_reason()) else []
+    reasons = [_CPU_REASON] if _CPU_REASON else []
     x = args[0]
     if x.device.type not in ("cpu", "meta"):
         reasons.append(f"input is on {x.device}, wants cpu")
@@ -133,11 +135,16 @@ def cpu_supports(*args: Any, **kwargs: Any) -> list[str]:
         reasons.append(f"dtype {x.dtype} has no kernel")
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors_in((args, kwargs))):
         reasons.append("gradients required")
-    if torch.is_autocast_enabled(x.device.type):
+    if autocasts(x):
         reasons.append("autocast is on, which casts each operation of the reference")
     if not torch.compiler.is_compiling() and _transformed():
         reasons.append("inside a torch.func transform or forward-mode differentiation")
     return reasons
+
+
+def autocasts(x: Tensor) -> bool:
+    """True where autocast is on for the device of x."""
+    return x.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(x.device.type)
 
 
 def cpu_backend(run: Callable[..., Tensor]) -> Backend:

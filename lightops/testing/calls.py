@@ -139,12 +139,12 @@ def _fire(x, fill, *, squeeze, expand1, expand3, bias=True, bypass=False, winogr
 
 
 def _dense_block(x, fill, *, layers, growth, bottleneck=0, winograd=2):
-    params = []
+    params, calm = [], layers > 4
     for i in range(layers):
         channels = x[1] + i * growth
-        bn1 = fill.bn(channels)
+        bn1 = fill.bn(channels, calm=calm)
         if bottleneck:
-            weight1, bn2 = fill.weight((bottleneck, channels, 1, 1)), fill.bn(bottleneck)
+            weight1, bn2 = fill.weight((bottleneck, channels, 1, 1)), fill.bn(bottleneck, calm=calm)
             params.append(DenseLayerParams(bn1, weight1, bn2, fill.weight((growth, bottleneck, 3, 3))))
         else:
             params.append(DenseLayerParams(bn1, fill.weight((growth, channels, 3, 3))))

@@ -48,7 +48,7 @@ class ExactFill(Fill):
     def bias(self, channels: int) -> Tensor:
         return self.choice([0, 1, 2, 3], (channels,)).to(self.dtype)
 
-    def bn(self, channels: int) -> BatchNormParams:
+    def bn(self, channels: int, *, calm: bool = False) -> BatchNormParams:
         # running_var + eps is 1 or 4: the square root is exact.
         eps = 0.0625
         var = self.choice([1 - eps, 4 - eps], (channels,))
@@ -86,8 +86,10 @@ class RealFill(Fill):
     def bias(self, channels: int) -> Tensor:
         return self.normal((channels,)).to(self.dtype)
 
-    def bn(self, channels: int) -> BatchNormParams:
-        var = 10 ** self.uniform((channels,), *self.log_var)
+    def bn(self, channels: int, *, calm: bool = False) -> BatchNormParams:
+        """`calm` leaves out the smallest variances, for deep blocks whose values they would multiply by 1e2 in every layer."""
+        low, high = self.log_var
+        var = 10 ** self.uniform((channels,), max(low, -1.0) if calm else low, high)
         mean = self.normal((channels,)) * var.sqrt()
         weight, bias = self.normal((channels,)), self.normal((channels,))
         return BatchNormParams(*(t.to(self.bn_dtype) for t in (weight, bias, mean, var)), 1e-5)

@@ -1,0 +1,60 @@
+"""Every instruction set in the build that this machine can run, not only the best: fuzz and tails in processes of their own."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from lightops import _ext
+
+ISAS = [isa for isa in _ext.isas_built() if _ext.cpu_supports(isa)]
+
+
+def run_with(isa: str, *arguments: str) -> str:
+    environment = {**os.environ, "LIGHTOPS_CPU_ISA": isa}
+    done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_more_than_one_is_built():
+    assert "baseline" in _ext.isas_built() or "neon" in _ext.isas_built()
+    assert _ext.isa() in ISAS
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_the_one_asked_for_runs(isa):
+    assert run_with(isa, "-c", "from lightops import _ext; print(_ext.isa())").strip() == isa
+
+
+@pytest.mark.parametrize("kind", ["exact", "real"])
+@pytest.mark.parametrize("isa", ISAS)
+def test_fuzz(isa, kind):
+    for layout in ("nhwc", "slice"):
+        run_with(isa, "-m", "tests.ops.fuzz", "all", "all", layout, kind, "5000", "12")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["exact", "real"])
+@pytest.mark.parametrize("isa", ISAS)
+def test_fuzz_long(isa, kind):
+    run_with(isa, "-m", "tests.ops.fuzz", "all", "all", "all", kind, "6000", "100")
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_tails(isa):
+    """Register tiles differ in height and width between instruction sets: each has tails of its own."""
+    run_with(
+        isa,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "not long",
+        "-k",
+        "test_tails and float32",
+        "tests/ops",
+    )
