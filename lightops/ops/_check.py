@@ -126,7 +126,10 @@ def check_bn(op: str, arg: str, bn: Any, x: Tensor, channels: int) -> None:
 
 
 def check_companion(op: str, arg: str, tensor: Tensor, x: Tensor, *, mixed: bool = False) -> None:
-    """Same device and dtype as x; `mixed` also allows float32 beside a half-precision x. Autocast casts, so it allows all."""
+    """Same device and dtype as x; `mixed` also allows float32 beside a half-precision x.
+
+    Autocast casts, so it allows all.
+    """
     if tensor.device != x.device:
         raise RuntimeError(f"{op}: argument {arg!r} is on {tensor.device}, wants {x.device} as argument 'x'")
     mixed = mixed and x.dtype in _LOW_PRECISION and tensor.dtype == torch.float32

@@ -87,7 +87,8 @@ class RealFill(Fill):
         return self.normal((channels,)).to(self.dtype)
 
     def bn(self, channels: int, *, calm: bool = False) -> BatchNormParams:
-        """`calm` leaves out the smallest variances, for deep blocks whose values they would multiply by 1e2 in every layer."""
+        """`calm` leaves out the smallest variances, for deep blocks whose values they would multiply by 1e2 in every
+        layer."""
         low, high = self.log_var
         var = 10 ** self.uniform((channels,), max(low, -1.0) if calm else low, high)
         mean = self.normal((channels,)) * var.sqrt()

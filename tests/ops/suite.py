@@ -1,4 +1,5 @@
-"""What every op is held to: `tests/ops/test_<op>.py` subclasses `OpSuite` with the op's name and adds what is special to it.
+"""The tests of every op: `tests/ops/test_<op>.py` subclasses `OpSuite` with the op's name and adds what is special to
+it.
 
 T1 and T2 are the oracles of `lightops.testing.tolerances`. Every seeded failure prints its reproducer.
 """
@@ -192,7 +193,8 @@ class OpSuite:
         assert hit > 5
 
     def test_nan_parameters_propagate(self):
-        """A NaN weight reaches its output channel; a negative running variance makes NaN as in stock, it is not clamped."""
+        """A NaN weight reaches its output channel; a negative running variance makes NaN as in stock, it is not
+        clamped."""
         for seed in range(10):
             case = random_case(self.op, random.Random(seed)).with_batch(1)
             call = real_call(case, torch.float32, seed)

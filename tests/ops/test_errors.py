@@ -31,7 +31,8 @@ def with_x(call, x):
 
 
 def raises(call, error, *fragments):
-    """The call raises `error` and its message names the op and every fragment; afterwards a good call gives what it gave."""
+    """The call raises `error` and its message names the op and every fragment; afterwards a good call gives what it
+    gave."""
     before = run_public(good_call(call.op))
     snapshot = [t.clone() for t in tensors(call)]
     with pytest.raises(error) as caught:
@@ -59,7 +60,7 @@ def tensors(call):
 class TestEveryOp:
     @pytest.mark.parametrize("dims", [2, 3, 5])
     def test_dimensions(self, op, dims):
-        """1: ValueError with BN in front, as BatchNorm2d, else RuntimeError; convolutions alone take unbatched input."""
+        """1: ValueError with BN in front, as BatchNorm2d, else RuntimeError; convolutions alone take 3-D input."""
         x = torch.randn((2, 6, 5, 4, 3)[:dims])
         call = with_x(good_call(op), x)
         if dims == 3 and op == "conv1x1_bn_act":

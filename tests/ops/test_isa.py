@@ -1,4 +1,5 @@
-"""Every instruction set in the build that this machine can run, not only the best: fuzz and tails in processes of their own."""
+"""Every instruction set in the build that this machine can run, not only the best: fuzz and tails in processes of their
+own."""
 
 import os
 import subprocess
