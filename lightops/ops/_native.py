@@ -13,6 +13,8 @@ from lightops import _ext
 from lightops.ops._dispatch import BackendUnavailable
 from lightops.reference import ACTIVATIONS, BatchNormParams, bn_affine
 
+# Channels in a group of packed depthwise weights: `kGroup` of csrc/include/lightops/common.h.
+DEPTHWISE_GROUP = 16
 ACT_CODE = {name: code for code, name in enumerate(ACTIVATIONS)}
 
 
@@ -105,7 +107,7 @@ def pack_conv(weight: Tensor, scale: Tensor | None, dtype: torch.dtype, algo: in
 
 
 def pack_depthwise(weight: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """A depthwise weight `[C, 1, kh, kw]` times `scale` `[C]` as `[kh*kw, C]`."""
+    """A depthwise weight `[C, 1, kh, kw]` times `scale` `[C]` as `[ceil(C / 16), kh*kw, 16]`, zero filled."""
     return _pack_depthwise(_matching(weight, dtype), scale)
 
 

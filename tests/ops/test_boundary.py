@@ -95,11 +95,24 @@ class TestPacking:
             lib.pack_depthwise(torch.randn(4, 2, 3, 3), None)
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
-    def test_depthwise_is_taps_by_channels(self, dtype):
-        weight, scale = torch.randn(7, 1, 3, 5).to(dtype), torch.randn(7).double()
+    def test_depthwise_is_groups_of_taps_by_channels(self, dtype):
+        weight, scale = torch.randn(37, 1, 3, 5).to(dtype), torch.randn(37).double()
         packed = pack_depthwise(weight, scale, dtype)
-        expected = weight.double() * scale.view(-1, 1, 1, 1)
-        assert torch.equal(packed, expected.flatten(1).t().to(packed.dtype))
+        expected = (weight.double() * scale.view(-1, 1, 1, 1)).to(packed.dtype).flatten(1).t()
+        assert packed.shape == (3, 15, 16)
+        flat = packed.transpose(0, 1).flatten(1)
+        assert torch.equal(flat[:, :37], expected)
+        assert not flat[:, 37:].any()
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+    def test_opcheck(self, dtype):
+        for algo, kernel in ((0, 1), (0, 5), (2, 3), (4, 3)):
+            weight = torch.randn(37, 5, kernel, kernel).to(dtype)
+            for scale in (None, torch.rand(37).double()):
+                torch.library.opcheck(lib.pack_conv2d.default, (weight, scale, algo))
+        for channels in (1, 16, 17):
+            weight = torch.randn(channels, 1, 3, 3).to(dtype)
+            torch.library.opcheck(lib.pack_depthwise.default, (weight, torch.rand(channels).double()))
 
     @pytest.mark.parametrize("algo", [0, 2, 4])
     def test_strides_of_the_weight_do_not_matter(self, algo):
