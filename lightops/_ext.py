@@ -121,6 +121,12 @@ def cpu_supports(isa: str) -> bool:
     return module is not None and module.cpu_supports(isa)
 
 
+def guard_holds() -> Any:
+    """The native check of `lightops.modules._guard.Guard`, or None when `_C` is missing."""
+    module, _ = _module()
+    return module.guard_holds if module else None
+
+
 def packed_numel(out_channels: int, in_channels: int, kh: int, kw: int, algo: int) -> int:
     """Elements of the blob that `pack_conv2d` returns for these sizes. Raises RuntimeError when `_C` is missing."""
     module, reason = _module()

@@ -1,12 +1,13 @@
 """A block that applies its children one after the other, some runs of which are computed as one op."""
 
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from lightops.modules._base import FusedModule
 from lightops.modules._guard import hook_dicts
+from lightops.modules._program import Leaf, is_plain, leaf_of, leaves_of, make_program
 from lightops.modules._reader import Decline, qualified_type
 from lightops.modules._runner import Piece, Runner, State
 from lightops.modules.dense_block import DenseBlock, DenseBlockPiece
@@ -25,6 +26,9 @@ _LAYOUT_NEUTRAL_NAMES = frozenset(
         "torchvision.ops.misc.SqueezeExcitation",
     }
 )
+
+
+_MOST_PROGRAMS = 4  # input shapes remembered
 
 
 class Run(NamedTuple):
@@ -61,7 +65,7 @@ class Chain(FusedModule):
 
     def __init__(self, stock: nn.Module, runs: list[Run], winograd: int = 2):
         super().__init__(stock, [Runner(run.piece, winograd) for run in runs])
-        self.__dict__.update(_runs=tuple(run.paths for run in runs), _plan=None)
+        self.__dict__.update(_runs=tuple(run.paths for run in runs), _plan=None, _programs={})
 
     def keep_runs(self, keep: list[int]) -> None:
         """Fuse only the runs with these numbers; the others' children are called one by one."""
@@ -84,7 +88,8 @@ class Chain(FusedModule):
     def _current_plan(self) -> _Plan:
         plan = self._plan
         if plan is None or not self._holds(plan):
-            plan = self.__dict__["_plan"] = self._make_plan()
+            plan = self._make_plan()
+            self.__dict__.update(_plan=plan, _programs={})
         return plan
 
     def _holds(self, plan: _Plan) -> bool:
@@ -113,9 +118,13 @@ class Chain(FusedModule):
         return _Plan(links, steps, any(suggests_channels_last(p) for p in weights))
 
     def _walk(self, plan: _Plan, x: Tensor) -> Any:
-        stock, steps = self._stock, plan.steps
         # A convolution returns channels_last if its input or its weight is; what follows keeps it.
         nchw = not (plan.channels_last or suggests_channels_last(x))
+        program = self._programs.get(x.shape[1:])
+        if program is not None and program.ready(x):
+            x = program.run(x)
+            return to_nchw(x) if nchw and not x.is_contiguous() else x
+        given, stock, steps, fused = x, self._stock, plan.steps, True
         for i, step in enumerate(steps):
             runner = step.runner
             if runner is not None:
@@ -124,6 +133,7 @@ class Chain(FusedModule):
                     x = _produce(runner, state, x, steps, i)
                     continue
                 self._warn(runner.reason)
+                fused = False
             for child in step.children:
                 producer = _producer(child, x) if runner is None else None
                 if producer is not None:
@@ -133,9 +143,45 @@ class Chain(FusedModule):
                 else:
                     x = child(x.contiguous() if nchw and type(x) is Tensor else x)
                     nchw = type(x) is Tensor and x.dim() == 4 and not suggests_channels_last(x)
+                    fused = False
+        if fused:
+            self._learn(plan, given)
         if nchw and type(x) is Tensor and not x.is_contiguous():
             return to_nchw(x)
         return x
+
+    _flat: ClassVar[bool] = False  # the forward is the steps and nothing else
+
+    def _leaves(self, plan: _Plan) -> tuple[list[Leaf], list[tuple[nn.Module, str, nn.Module]], list[nn.Module]] | None:
+        """All steps, those of chains among the children included; the links and chains they hang on. None where a child
+        has to be called as a whole.
+        """
+        leaves, links, chains = [], list(plan.links), [self]
+        for step in plan.steps:
+            child = step.children[0]
+            if step.runner is not None:
+                leaves.append(leaf_of(step.runner))
+            elif isinstance(child, Chain):
+                inner = child._leaves(child._current_plan()) if child._flat and is_plain(child) else None
+                if inner is None:
+                    return None
+                leaves += inner[0]
+                links += inner[1]
+                chains += inner[2]
+            elif step.neutral and (own := leaves_of(child)) is not None:
+                leaves += own
+            else:
+                return None
+        return leaves, links, chains
+
+    def _learn(self, plan: _Plan, x: Tensor) -> None:
+        """Keep a program for inputs like x, on which every step has just run fused."""
+        found = self._leaves(plan) if self._flat else None
+        program = make_program(*found, x) if found is not None and len(found[0]) > 1 else None
+        if program is not None:
+            if len(self._programs) >= _MOST_PROGRAMS:
+                self._programs.clear()
+            self._programs[x.shape[1:]] = program
 
     def _trace_walk(self, x: Any) -> Any:
         stock = self._stock
@@ -152,15 +198,15 @@ class Chain(FusedModule):
         return x.contiguous() if nchw and isinstance(x, Tensor) and x.dim() == 4 else x
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        self.__dict__["_plan"] = None
+        self.__dict__.update(_plan=None, _programs={})
         return super()._apply(fn, recurse)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_plan": None}
+        return {**super().__getstate__(), "_plan": None, "_programs": {}}
 
     def _replicate_for_data_parallel(self) -> Self:
         replica = super()._replicate_for_data_parallel()
-        replica.__dict__["_plan"] = None
+        replica.__dict__.update(_plan=None, _programs={})
         return replica
 
 

@@ -132,7 +132,7 @@ class Runner:
             and x.layout is torch.strided
             and x.device == (state.guard.device or x.device)
             and not x.is_nested
-            and not _under_transform()
+            and not under_transform()
             and not torch._C._is_any_autocast_enabled()
             and state.guard.holds()
             and not (torch.is_grad_enabled() and (x.requires_grad or state.guard.requires_grad()))
@@ -235,7 +235,7 @@ def _compute_dtype(piece: Piece, x: Tensor, guard: Guard, params: Any) -> torch.
     return x.dtype
 
 
-def _under_transform() -> bool:
+def under_transform() -> bool:
     """Tracing, torch.func transforms and forward-mode differentiation see through stock modules, not through a
     kernel.
     """
@@ -253,7 +253,7 @@ def _check_input(x: Any) -> None:
         raise Decline("input is not a dense tensor")
     if x.dim() != 4:
         raise Decline(f"input is {x.dim()}-D")
-    if _under_transform():
+    if under_transform():
         raise Decline("inside a trace, a torch.func transform or forward-mode differentiation")
 
 

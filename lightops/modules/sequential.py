@@ -11,6 +11,8 @@ from lightops.modules._chain import Chain, Run, walkable
 class FusedSequential(Chain, nn.Sequential):
     """A Sequential with the same children, of which some runs are computed as one op."""
 
+    _flat = True
+
     @classmethod
     def from_stock(cls, stock: nn.Sequential, runs: list[Run], *, winograd: int = 2) -> Self:
         """Stand in for `stock`; `runs` lists disjoint runs of consecutive children, by name, in order."""

@@ -1,0 +1,105 @@
+// The check behind lightops/modules/_guard.py: is everything a fused chain depends on as it was? In Python this walk over
+// a few hundred entries took 100 us of MobileNetV2's 3.9 ms at batch 1.
+#include "guard.h"
+
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+// Strings of module dictionaries, interned once.
+struct Names {
+  PyObject* modules = PyUnicode_InternFromString("_modules");
+  PyObject* forward = PyUnicode_InternFromString("forward");
+  PyObject* data_ptr = PyUnicode_InternFromString("data_ptr");
+  PyObject* version = PyUnicode_InternFromString("_version");
+  PyObject* hooks[4] = {PyUnicode_InternFromString("_forward_hooks"), PyUnicode_InternFromString("_forward_pre_hooks"),
+                        PyUnicode_InternFromString("_backward_hooks"), PyUnicode_InternFromString("_backward_pre_hooks")};
+};
+
+const Names& names() {
+  static const Names n;
+  return n;
+}
+
+PyObject* item(PyObject* entry, Py_ssize_t i) { return PyTuple_GET_ITEM(entry, i); }
+
+// own[kind].get(key), borrowed; null when missing.
+PyObject* held(PyObject* own, PyObject* kind, PyObject* key) {
+  PyObject* dict = PyDict_GetItemWithError(own, kind);
+  return dict ? PyDict_GetItemWithError(dict, key) : nullptr;
+}
+
+// (parent's dict, key, module, class, module's dict): still that child, unhooked, with its class's forward.
+bool link_holds(PyObject* e) {
+  PyObject* own = item(e, 4);
+  if (held(item(e, 0), names().modules, item(e, 1)) != item(e, 2)) return false;
+  if (reinterpret_cast<PyObject*>(Py_TYPE(item(e, 2))) != item(e, 3)) return false;
+  if (PyDict_GetItemWithError(own, names().forward)) return false;
+  for (PyObject* name : names().hooks) {
+    PyObject* hooks = PyDict_GetItemWithError(own, name);
+    if (!hooks || PyObject_IsTrue(hooks)) return false;
+  }
+  return true;
+}
+
+// (getter, module, value).
+bool attribute_holds(PyObject* e) {
+  PyObject* now = PyObject_CallOneArg(item(e, 0), item(e, 1));
+  if (!now) return false;
+  const int same = PyObject_RichCompareBool(now, item(e, 2), Py_EQ);
+  Py_DECREF(now);
+  return same == 1;
+}
+
+// (module's dict, kind, key, tensor, address, version): the same tensor, in the same place, never written to.
+bool tensor_holds(PyObject* e) {
+  PyObject* tensor = item(e, 3);
+  if (held(item(e, 0), item(e, 1), item(e, 2)) != tensor) return false;
+  const long version = PyLong_AsLong(item(e, 5));
+  if (version < 0) return false;
+  PyObject* address = PyObject_CallMethodNoArgs(tensor, names().data_ptr);
+  if (!address) return false;
+  const bool in_place = PyLong_AsVoidPtr(address) == PyLong_AsVoidPtr(item(e, 4));
+  Py_DECREF(address);
+  if (!in_place) return false;
+  PyObject* current = PyObject_GetAttr(tensor, names().version);
+  if (!current) return false;
+  const bool unwritten = PyLong_AsLong(current) == version;
+  Py_DECREF(current);
+  return unwritten;
+}
+
+// (module's dict, kind, key): still no tensor there.
+bool absence_holds(PyObject* e) {
+  PyObject* now = held(item(e, 0), item(e, 1), item(e, 2));
+  return !now || now == Py_None;
+}
+
+// (memoryview of integers, index, word).
+bool sample_holds(PyObject* e) {
+  const Py_buffer* view = PyMemoryView_GET_BUFFER(item(e, 0));
+  const char* word = static_cast<const char*>(view->buf) + PyLong_AsSsize_t(item(e, 1)) * view->itemsize;
+  const long long want = PyLong_AsLongLong(item(e, 2));
+  switch (view->itemsize) {
+    case 8: { int64_t v; memcpy(&v, word, 8); return v == want; }
+    case 4: { int32_t v; memcpy(&v, word, 4); return v == want; }
+    case 2: { int16_t v; memcpy(&v, word, 2); return v == want; }
+    default: { uint8_t v; memcpy(&v, word, 1); return v == want; }
+  }
+}
+
+bool all(PyObject* list, bool (*holds)(PyObject*)) {
+  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); ++i)
+    if (!holds(PyList_GET_ITEM(list, i))) return false;
+  return true;
+}
+
+}  // namespace
+
+bool guard_holds(PyObject* links, PyObject* attributes, PyObject* tensors, PyObject* absent, PyObject* samples) {
+  const bool ok = all(links, link_holds) && all(attributes, attribute_holds) && all(tensors, tensor_holds) &&
+                  all(absent, absence_holds) && all(samples, sample_holds);
+  PyErr_Clear();  // a failed look-up is an answer: something has changed
+  return ok;
+}

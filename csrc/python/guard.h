@@ -1,0 +1,6 @@
+#pragma once
+
+#include <Python.h>
+
+// Whether the entries of a lightops.modules._guard.Guard (lists of tuples, described there) all hold.
+bool guard_holds(PyObject* links, PyObject* attributes, PyObject* tensors, PyObject* absent, PyObject* samples);
