@@ -22,7 +22,7 @@ template <class C> struct Body {
   int64_t rows;  // output rows of a strip
 
   explicit Body(const DepthwisePointwiseParams& params) : p(params) {
-    by_channel = p.x.n < tasks && share_panels(panels, tasks, p.x.c * p.out.c, p.x.h * p.x.w * p.x.c);
+    by_channel = too_few_rows(p.x.n, p.out.h, tasks) && panels >= tasks;
     const int64_t row_elements = p.out.w * p.x.c + (in_place ? 0 : w.stride[0] * p.x.w * p.x.c);
     rows = kScratchBytes / int64_t(sizeof(C)) / row_elements;
     if (rows < 1) rows = 1;

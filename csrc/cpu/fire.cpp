@@ -9,8 +9,8 @@ namespace LIGHTOPS_ISA {
 namespace {
 
 // Per strip of rows: squeeze the rows (and one above and below) into a padded strip, then both expansions read that
-// strip and write their channel ranges of the output. With a batch the tasks share rows of images. A single image is
-// worked on together: the squeeze is shared by rows, the expansions by panels of outputs, so no halo is computed twice.
+// strip and write their channel ranges of the output. With a batch the tasks share rows of images. A small
+// single image is worked on together: the squeeze shared by rows, the expansions by panels of outputs.
 template <class C> struct Body {
   const FireParams& p;
   int64_t tasks = p.parallel.threads;
@@ -19,7 +19,7 @@ template <class C> struct Body {
   int64_t row_elements = padded_width * squeeze;
   int64_t panels1 = ceil_div(p.expand1_channels, kPanel);
   int64_t panels3 = ceil_div(p.expand3_channels, kPanel);
-  bool together = p.x.n < tasks;
+  bool together = too_few_rows(p.x.n, ceil_div(p.x.h, 2), tasks);  // Winograd tiles take rows in pairs
   int64_t grain = p.algo == Algo::direct ? 1 : int64_t(p.algo);
   int64_t rows;  // output rows of a strip
 

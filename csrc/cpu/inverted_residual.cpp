@@ -21,8 +21,7 @@ template <class C> struct Body {
   int64_t rows;
 
   explicit Body(const InvertedResidualParams& params) : p(params) {
-    // A share of rows recomputes the kernel's overlap; 16 rows a task keep that under an eighth.
-    by_channel = p.x.n < tasks && p.out.h < 16 * tasks && p.hidden >= tasks * kPanel;
+    by_channel = too_few_rows(p.x.n, p.out.h, tasks) && p.hidden >= tasks * kPanel;
     const int64_t in_row = p.x.w * p.hidden, out_row = p.out.w * p.hidden;
     const int64_t fit = kScratchBytes / int64_t(sizeof(C));
     rows = (fit - (w.kernel[0] - w.stride[0]) * in_row) / (w.stride[0] * in_row + out_row);

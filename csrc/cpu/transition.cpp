@@ -19,7 +19,7 @@ template <class C> struct Body {
   int64_t rows;
 
   explicit Body(const TransitionParams& params) : p(params) {
-    together = p.x.n < tasks && share_panels(panels, tasks, p.x.c * p.out.c, p.out.h * row_elements);
+    together = too_few_rows(p.x.n, p.out.h, tasks) && panels >= tasks;
     rows = kScratchBytes / int64_t(sizeof(C)) / row_elements;
     if (rows < 1) rows = 1;
     if (rows > p.out.h || together) rows = p.out.h;
