@@ -14,6 +14,7 @@ import torchvision.models  # noqa: E402
 
 def make(name: str) -> nn.Module:
     """`torchvision:NAME`, `timm:NAME` or a `lightops.networks` function, in evaluation, trivial statistics replaced."""
+    torch.manual_seed(0)
     library, _, net = name.rpartition(":")
     if library == "torchvision":
         model = getattr(torchvision.models, net)(weights=None)
@@ -59,3 +60,20 @@ def untrivial(model: nn.Module, seed: int = 0) -> nn.Module:
                 )
                 norm.running_var *= torch.empty_like(norm.running_var).uniform_(0.5, 1.5, generator=generator)
     return model
+
+
+def small(family: str) -> nn.Module:
+    """A small net of each family, library code, in evaluation."""
+    torch.manual_seed(0)
+    tv = torchvision.models
+    settings = [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 2, 2]]
+    nets = {
+        "densenet": lambda: tv.DenseNet(8, (3, 3), 16, num_classes=10),
+        "squeezenet": lambda: tv.squeezenet1_1(num_classes=10),
+        "mobilenet": lambda: tv.MobileNetV2(10, 0.5, settings),
+        "mobilenet_v1": lambda: networks.mobilenet_v1(0.25, shallow=True, num_classes=10),
+    }
+    return untrivial(nets[family]()).eval()
+
+
+FAMILIES = ("densenet", "squeezenet", "mobilenet", "mobilenet_v1")

@@ -1,0 +1,12 @@
+"""One thread: these tests are many small forwards, and other test processes run beside them."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
