@@ -1,5 +1,6 @@
 """A fused piece of a network at work: read the stock children, check that nothing changed, pack once, run."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -225,7 +226,8 @@ def _fits(x: Tensor, channels: int | None) -> bool:
 def _compute_dtype(piece: Piece, x: Tensor, guard: Guard, params: Any) -> torch.dtype:
     """The dtype stock would compute in, by PyTorch's own rules; Decline where stock would raise or mix."""
     kind = x.device.type
-    if guard.dtype in _AUTOCAST_CASTS and x.dtype in _AUTOCAST_CASTS and torch.is_autocast_enabled(kind):
+    casts = guard.dtype in _AUTOCAST_CASTS and x.dtype in _AUTOCAST_CASTS and kind != "meta"
+    if casts and torch.is_autocast_enabled(kind):
         target = torch.get_autocast_dtype(kind)
         if x.dtype is not target and piece.uses_x_as_it_is(params):
             raise Decline(f"autocast to {target} with a {x.dtype} input, which stock normalises or adds uncast")
@@ -265,7 +267,7 @@ def choose_backend(op: str, x: Tensor, args: tuple, kwargs: dict[str, Any]) -> s
     if _env.disabled():
         raise Decline("LIGHTOPS_DISABLE is set")
     # The dtype was settled by autocast's rule already; a backend is asked about that dtype.
-    with torch.autocast(x.device.type, enabled=False):
+    with nullcontext() if x.device.type == "meta" else torch.autocast(x.device.type, enabled=False):
         if requested != "auto":
             return OPS[op].choose(requested, (x, *args), kwargs).name
         backend, passed = OPS[op].decide((x, *args), kwargs)

@@ -13,15 +13,16 @@ import torchvision.models  # noqa: E402
 
 
 def make(name: str) -> nn.Module:
-    """`torchvision:NAME`, `timm:NAME` or a `lightops.networks` function, in evaluation, trivial statistics replaced."""
+    """`torchvision:NAME`, `timm:NAME`, or `NAME` of lightops.networks (for a SqueezeNet `NAME:BYPASS`), in
+    evaluation."""
     torch.manual_seed(0)
-    library, _, net = name.rpartition(":")
-    if library == "torchvision":
-        model = getattr(torchvision.models, net)(weights=None)
-    elif library == "timm":
-        model = timm.create_model(net, pretrained=False)
+    first, _, second = name.partition(":")
+    if first == "torchvision":
+        model = getattr(torchvision.models, second)(weights=None)
+    elif first == "timm":
+        model = timm.create_model(second, pretrained=False)
     else:
-        model = getattr(networks, net)()
+        model = getattr(networks, first)(**({"bypass": second} if second else {}))
     return untrivial(model).eval()
 
 
