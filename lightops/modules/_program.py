@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightops.modules._base import FusedModule
 from lightops.modules._guard import Guard, hook_dicts
@@ -128,7 +129,9 @@ def _children(chain: nn.Module) -> int:
 def leaves_of(child: nn.Module) -> list[Leaf] | None:
     """The leaves of one child of a chain that is not a chain itself; None where it must be called."""
     if not isinstance(child, FusedModule):
-        return [Leaf(None, None, child)]
+        # A norm without running statistics takes them from the batch, which a program may split.
+        by_batch = any(isinstance(m, _BatchNorm) and m.running_mean is None for m in child.modules())
+        return None if by_batch else [Leaf(None, None, child)]
     if not is_plain(child) or len(child._runners) != 1:
         return None
     return [leaf_of(child._runners[0])]

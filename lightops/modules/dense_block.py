@@ -84,6 +84,13 @@ class DenseBlockPiece(Piece):
         buffer = None if torch.compiler.is_compiling() else claim_room(x, packed.out_channels)
         return run_dense_block(x, packed) if buffer is None else run_dense_block_(buffer, packed)
 
+    def run_channels_last(self, x: Tensor, packed: Any) -> Tensor:
+        # The prefix of a buffer is channels innermost as it is: making it dense would lose the room behind it.
+        buffer = claim_room(x, packed.out_channels)
+        if buffer is None:
+            return run_dense_block(x.contiguous(memory_format=torch.channels_last), packed)
+        return run_dense_block_(buffer, packed)
+
 
 def _read_layer(reader: Reader, paths: LayerPaths) -> DenseLayerParams:
     rates = paths.rates

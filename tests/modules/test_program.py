@@ -101,6 +101,7 @@ def test_training_and_gradients_leave_the_program(pair):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FallbackWarning)
         fused(x).sum().backward()
+    assert "training mode" in fused.features.last_reason
     stock(x).sum().backward()
     for (name, a), b in zip(fused.named_parameters(), stock.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, msg=name)
@@ -128,3 +129,18 @@ def test_copies_start_without_a_program(pair):
     for twin in (copy.deepcopy(fused), pickle.loads(pickle.dumps(fused))):
         assert not twin.features._programs
         assert torch.equal(twin(x), fused(x))
+
+
+@torch.no_grad()
+def test_a_norm_without_running_statistics_sees_the_whole_batch():
+    """Its numbers depend on the batch, so a chain with one is never run in chunks."""
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(12, track_running_stats=False)
+    stock = nn.Sequential(nn.Conv2d(3, 12, 3), nn.ReLU(), norm, nn.Conv2d(12, 8, 1), nn.ReLU()).eval()
+    fused = nn.Sequential(*copy.deepcopy(stock))
+    lightops.swap_(fused)
+    assert isinstance(fused, FusedSequential)
+    x = torch.randn(8, 3, 32, 32)
+    for _ in range(3):
+        torch.testing.assert_close(fused(x), stock(x), rtol=1e-3, atol=1e-3)
+    assert not fused._programs
