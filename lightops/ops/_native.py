@@ -13,7 +13,7 @@ from lightops import _ext
 from lightops.ops._dispatch import BackendUnavailable
 from lightops.reference import ACTIVATIONS, BatchNormParams, bn_affine
 
-# Channels in a group of packed depthwise weights: `kGroup` of csrc/include/lightops/common.h.
+# Depthwise weights are packed in groups of 16 channels (csrc/include/lightops/common.h: kGroup).
 DEPTHWISE_GROUP = 16
 ACT_CODE = {name: code for code, name in enumerate(ACTIVATIONS)}
 
@@ -140,10 +140,6 @@ def _matching(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 _pack_conv2d = native_op("pack_conv2d")
 _pack_depthwise = native_op("pack_depthwise")
-
-
-# Depthwise weights are packed in groups of 16 channels (csrc/include/lightops/common.h: kGroup).
-DEPTHWISE_GROUP = 16
 
 
 def _pack_conv2d_fake(weight: Tensor, scale: Tensor | None, algo: int) -> Tensor:
