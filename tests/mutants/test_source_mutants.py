@@ -1,4 +1,4 @@
-"""The suite against the faults of `edits.toml`: C++ sources edited in a copy of the tree, built for one instruction set."""
+"""The suite against the faults of `edits.toml`: C++ sources edited in a copy, built for one instruction set."""
 
 import os
 import re

@@ -19,7 +19,7 @@ from lightops.testing.compare import bitwise_equal, check_bounded, check_exact, 
 from lightops.testing.draw import DTYPES, KINDS, draw_call, exact_call, guard_call, random_case, real_call
 from lightops.testing.layouts import LAYOUTS, arrange
 from lightops.testing.oracle import judge, truth
-from lightops.testing.tolerances import ZERO_SHARE
+from lightops.testing.tolerances import UNIT_ROUNDOFF, ZERO_SHARE
 from tests.ops.fuzz import check_seed, native_arguments, run_public
 
 CELLS = [pytest.param(dtype, layout, id=f"{dtype}-{layout}") for dtype in DTYPES for layout in LAYOUTS]
@@ -118,6 +118,21 @@ class OpSuite:
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_network_shapes_long(self, dtype):
         self._check_network_shapes(dtype, 2)
+
+    def test_error_is_at_most_twice_stocks(self):
+        """Beside the bound: at the networks' shapes, the largest error is within twice that of stock in either layout.
+
+        A Winograd convolution is as exact as a direct one only relative to its own, larger sums: see `oracle.truth`.
+        """
+        for seed, case in enumerate(cases.network_cases(op=self.op)):
+            call = real_call(case, torch.float32, seed)
+            actual = run_public(call)
+            expected, magnitude = truth(call)
+            nhwc = call._replace(args=(call.args[0].to(memory_format=torch.channels_last), *call.args[1:]))
+            stocks = [float((stock(variant).double() - expected).abs().max()) for variant in (call, nhwc)]
+            floor = 4 * UNIT_ROUNDOFF[torch.float32] * float(magnitude.max())
+            error = float((actual.double() - expected).abs().max())
+            assert error <= 2 * max(stocks) + floor, (case, error, stocks, floor)
 
     # Threads and repetition
 
