@@ -24,6 +24,8 @@ def random_case(op: str, rng: random.Random, kind: str = "real", low_precision: 
     """A small case with tails: channels around vector and panel widths, maps from 1x1, every stride and padding."""
     n = rng.choice([0, 1, 1, 1, 2, 2, 3])
     c, h, w = _channels(rng), rng.randint(1, 17), rng.randint(1, 17)
+    if op == "stem" and _flag(rng):
+        c, w = 3, rng.randint(1, 41)  # images: three planes are interleaved a vector of pixels at a time
     options = _DRAW[op](rng, c, h, w, kind)
     if op == "dense_block" and kind == "exact":
         # The channels that a layer adds are rounded to the output's dtype before the next reads them.

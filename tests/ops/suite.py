@@ -43,6 +43,8 @@ class OpSuite:
     op: str
     #: Seeds of a cell (dtype x layout) and kind in the quick suite; the long one takes 100 of each kind.
     seeds = 10
+    #: Layouts in which the networks' shapes are run: the others are copied into this one first.
+    network_layouts: tuple[str, ...] = ("nhwc",)
 
     # T1 and T2 over random configurations
 
@@ -105,11 +107,12 @@ class OpSuite:
     def _check_network_shapes(self, dtype, batch):
         for seed, case in enumerate(cases.network_cases(op=self.op)):
             call = real_call(case.with_batch(batch), DTYPES[dtype], seed)
-            call, _ = guard_call(call, "nhwc", "nchw")
-            try:
-                judge(call, "real", run_public(call))
-            except AssertionError as error:
-                raise AssertionError(f"{dtype} {case}\n  {error}") from error
+            for layout in self.network_layouts:
+                placed, _ = guard_call(call, layout, "nchw")
+                try:
+                    judge(placed, "real", run_public(placed))
+                except AssertionError as error:
+                    raise AssertionError(f"{dtype} {layout} {case}\n  {error}") from error
 
     def test_network_shapes(self):
         self._check_network_shapes("float32", 1)

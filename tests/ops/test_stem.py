@@ -15,6 +15,7 @@ from tests.ops.suite import OpSuite
 
 class TestStem(OpSuite):
     op = "stem"
+    network_layouts = ("nhwc", "nchw")
 
     @pytest.mark.parametrize("dtype", DTYPES)
     @pytest.mark.parametrize("layout", ["nhwc", "slice", "offset"])
