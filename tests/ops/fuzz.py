@@ -4,20 +4,16 @@ python -m tests.ops.fuzz OP DTYPE LAYOUT KIND SEED [COUNT]     (`all` for a whol
 """
 
 import argparse
-import importlib
 import os
 import sys
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
-from torch import Tensor
-
-from lightops import ops
-from lightops.testing.calls import OPS, Call
+from lightops.testing.calls import OPS
 from lightops.testing.draw import DTYPES, KINDS, draw_call
-from lightops.testing.layouts import LAYOUTS, poisoned_outputs
+from lightops.testing.layouts import LAYOUTS
 from lightops.testing.oracle import judge
+from tests.ops.tools import run_public
 
 
 class Outcome(NamedTuple):
@@ -26,29 +22,6 @@ class Outcome(NamedTuple):
 
     ratio: float
     zeros: float
-
-
-def run_public(call: Call, backend: str = "cpu") -> Tensor:
-    """The public op on poisoned memory."""
-    with torch.no_grad(), poisoned_outputs():
-        return getattr(ops, call.op)(*call.args, backend=backend, **call.kwargs)
-
-
-def native_arguments(call: Call) -> tuple[Any, tuple]:
-    """The operator `lightops::<op>` behind a public call, and the packed arguments that it is called with."""
-    module = importlib.import_module(f"lightops.ops.{call.op}")
-    handle, seen = module._native, []
-
-    def record(*args: Any) -> Tensor:
-        seen.append(args)
-        return handle(*args)
-
-    module._native = record
-    try:
-        run_public(call)
-    finally:
-        module._native = handle
-    return handle, seen[0]
 
 
 def check_seed(op: str, dtype: str, layout: str, kind: str, seed: int, backend: str = "cpu") -> Outcome:

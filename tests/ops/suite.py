@@ -5,6 +5,7 @@ T1 and T2 are the oracles of `lightops.testing.tolerances`. Every seeded failure
 """
 
 import random
+from collections.abc import Callable
 from itertools import islice
 
 import pytest
@@ -13,28 +14,18 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 from lightops import ops, reference
+from lightops.reference import BatchNormParams
 from lightops.testing import cases
 from lightops.testing.calls import Call, Case
 from lightops.testing.compare import bitwise_equal, check_bounded, check_exact, check_nonfinite
 from lightops.testing.draw import DTYPES, KINDS, draw_call, exact_call, guard_call, random_case, real_call
-from lightops.testing.layouts import LAYOUTS, arrange
+from lightops.testing.layouts import LAYOUTS
 from lightops.testing.oracle import judge, truth
 from lightops.testing.tolerances import UNIT_ROUNDOFF, ZERO_SHARE
-from tests.ops.fuzz import check_seed, native_arguments, run_public
+from tests.ops.fuzz import check_seed
+from tests.ops.tools import native_arguments, replace_bn, run_public, significant_strides, stock
 
 CELLS = [pytest.param(dtype, layout, id=f"{dtype}-{layout}") for dtype in DTYPES for layout in LAYOUTS]
-
-
-def stock(call: Call) -> Tensor:
-    """The op as PyTorch's own operators compute it, in the call's dtype."""
-    kwargs = {key: value for key, value in call.kwargs.items() if key != "winograd"}
-    with torch.no_grad():
-        return getattr(reference, call.op)(*call.args, **kwargs)
-
-
-def significant_strides(t: Tensor) -> list[int]:
-    """Strides of the dimensions that have more than one element: the others address nothing."""
-    return [stride for size, stride in zip(t.shape, t.stride(), strict=True) if size > 1]
 
 
 class OpSuite:
@@ -210,26 +201,41 @@ class OpSuite:
             hit += int(not actual.isfinite().all())
         assert hit > 5
 
-    def test_nan_parameters_propagate(self):
-        """A NaN filter reaches its output channel; a negative running variance makes NaN as in stock, not a clamp.
-
-        Every tap is NaN, because implementations differ in whether a tap over the padding is multiplied at all.
-        """
+    def _spoiled(self, spoil: Callable[[Call], Call]) -> None:
         call = real_call(Case(self.op, "spoiled", (1, 6, 5, 4), cases.sized(self.op, out=7, inner=4)), torch.float32, 0)
-
-        def spoil(t: Tensor) -> Tensor:
-            t = t.clone()
-            middle = t.shape[0] // 2
-            if t.dim() == 4:
-                t[middle, t.shape[1] // 2] = float("nan")
-            elif t.dim() == 1:
-                t[middle] = -1.0
-            return t
-
-        spoiled = call.map(spoil)._replace(args=(call.args[0], *call.map(spoil).args[1:]))
+        spoiled = spoil(call)
         expected = truth(spoiled).expected
         assert expected.isnan().any()
         check_nonfinite(run_public(spoiled), expected)
+
+    def test_nan_filter_reaches_its_channel(self):
+        """Every tap is NaN: implementations differ in whether a tap over the padding is multiplied at all."""
+
+        def spoil(t: Tensor) -> Tensor:
+            if t.dim() in (2, 4):
+                t = t.clone()
+                t[t.shape[0] // 2, t.shape[1] // 2] = float("nan")
+            return t
+
+        self._spoiled(lambda call: call.map(spoil)._replace(args=(call.args[0], *call.map(spoil).args[1:])))
+
+    @pytest.mark.parametrize("value", [-1.0, float("nan")])
+    def test_bad_variance_makes_nan(self, value):
+        """As in stock: a negative running variance is not clamped. One BN of the op at a time."""
+
+        def spoil(bn: BatchNormParams) -> BatchNormParams:
+            var = bn.running_var.clone()
+            var[var.numel() // 2] = value
+            return bn._replace(running_var=var)
+
+        count = 0
+        for index in range(4):
+            try:
+                self._spoiled(lambda call, index=index: replace_bn(call, spoil, index))
+            except IndexError:
+                break
+            count += 1
+        assert count > 0 or self.op == "fire"
 
     # Empty and smallest
 
@@ -354,6 +360,3 @@ class OpSuite:
             expected = stock(call)
         assert actual.dtype == expected.dtype
         assert torch.equal(actual, expected)
-
-
-__all__ = ["OpSuite", "arrange", "stock"]

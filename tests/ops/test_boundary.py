@@ -7,7 +7,7 @@ from lightops.ops._native import pack_conv, pack_depthwise
 from lightops.testing.calls import OPS, Case
 from lightops.testing.cases import sized
 from lightops.testing.draw import guard_call, real_call
-from tests.ops.fuzz import native_arguments
+from tests.ops.tools import native_arguments
 
 lib = torch.ops.lightops
 

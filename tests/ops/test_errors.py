@@ -8,13 +8,12 @@ import pytest
 import torch
 
 from lightops import ops
-from lightops.reference import BatchNormParams
 from lightops.testing.calls import OPS, Case, build_call
 from lightops.testing.cases import sized
 from lightops.testing.draw import real_call
 from lightops.testing.fill import RealFill
 from lightops.testing.oracle import judge
-from tests.ops.fuzz import run_public
+from tests.ops.tools import replace_bn, run_public
 
 BN_OPS = [op for op in OPS if op != "fire"]
 BN_FIRST = ["bn_relu_conv2d", "dense_block", "head", "transition"]
@@ -132,27 +131,6 @@ class TestEveryOp:
             backend,
             "Available: cpu, reference",
         )
-
-
-def replace_bn(call, change):
-    """The call with `change` applied to its first BN."""
-    seen = []
-
-    def visit(value):
-        if isinstance(value, BatchNormParams) and not seen:
-            seen.append(value)
-            return change(value)
-        if isinstance(value, tuple) and hasattr(value, "_fields"):
-            return type(value)(*map(visit, value))
-        if isinstance(value, (tuple, list)):
-            return type(value)(map(visit, value))
-        if isinstance(value, dict):
-            return {k: visit(v) for k, v in value.items()}
-        return value
-
-    changed = call._replace(args=visit(call.args), kwargs=visit(call.kwargs))
-    assert seen
-    return changed
 
 
 @pytest.mark.parametrize("op", BN_OPS)

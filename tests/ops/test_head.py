@@ -3,8 +3,8 @@ import torch
 from lightops import ops
 from lightops.testing.calls import Case
 from lightops.testing.draw import real_call
-from tests.ops.fuzz import run_public
 from tests.ops.suite import OpSuite
+from tests.ops.tools import run_public
 
 
 class TestHead(OpSuite):

@@ -15,7 +15,7 @@ from lightops.ops.transition import pack_transition, run_transition_out
 from lightops.testing.calls import OPS, Case
 from lightops.testing.cases import network_cases, sized
 from lightops.testing.draw import draw_call, real_call
-from tests.ops.fuzz import run_public
+from tests.ops.tools import run_public
 
 
 @pytest.mark.parametrize("op", OPS)

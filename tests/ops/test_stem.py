@@ -9,8 +9,8 @@ from lightops.testing.calls import Case
 from lightops.testing.compare import bitwise_equal
 from lightops.testing.draw import DTYPES, real_call
 from lightops.testing.layouts import Guarded
-from tests.ops.fuzz import run_public
 from tests.ops.suite import OpSuite
+from tests.ops.tools import run_public
 
 
 class TestStem(OpSuite):

@@ -5,8 +5,8 @@ from lightops.ops.transition import pack_transition, run_transition_out
 from lightops.testing.calls import Case
 from lightops.testing.draw import DTYPES, real_call
 from lightops.testing.layouts import Guarded
-from tests.ops.fuzz import run_public
 from tests.ops.suite import OpSuite
+from tests.ops.tools import run_public
 
 
 class TestTransition(OpSuite):
