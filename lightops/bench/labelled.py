@@ -36,7 +36,7 @@ def evaluate(subject: Subject, winograd: int = 2) -> tuple[Labelled, str]:
     entry = Labelled(
         network=subject.name,
         weights=subject.weights.description,
-        data="Fashion-MNIST test pictures" if subject.name == FASHION else "photographs",
+        data="test pictures" if subject.name == FASHION else "photographs",
         pictures=len(subject.photos),
         stock=_correct(stock, labels, known, subject),
         swapped=_correct(ours, labels, known, subject),

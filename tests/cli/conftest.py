@@ -21,9 +21,9 @@ def mobile():
     return networks.mobilenet_v1(width_mult=0.25, num_classes=7)
 
 
-def linear():
+def opaque():
     """Nothing here can be swapped."""
-    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 7))
+    return nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(3, 7), nn.GELU())
 '''
 
 
@@ -33,6 +33,12 @@ def cache(tmp_path, monkeypatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("LIGHTOPS_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def width(monkeypatch):
+    """Tables are as wide as they are: pytest-xdist announces a narrow terminal."""
+    monkeypatch.setenv("COLUMNS", "200")
 
 
 @pytest.fixture(autouse=True)

@@ -99,7 +99,7 @@ def test_check_finds_a_wrong_block(networks_file, monkeypatch):
 
 
 def test_check_fails_when_nothing_is_swapped(networks_file):
-    result = invoke("check", f"{networks_file}:linear", "--resolution", 48)
+    result = invoke("check", f"{networks_file}:opaque", "--resolution", 48)
     assert result.exit_code == 1
     assert "nothing was swapped" in result.output
 
