@@ -4,6 +4,7 @@ import datetime
 import importlib.metadata
 import os
 import platform
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ def conditions(device: torch.device) -> dict[str, Any]:
     state = info()
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["lightops", *sys.argv[1:]]),
+        "command": _command(sys.argv[1:]),
         "device": device_name(device),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
@@ -30,6 +31,15 @@ def conditions(device: torch.device) -> dict[str, Any]:
         "isa": state["cpu"]["isa"] or "not built",
         "versions": {name: version for name in _PACKAGES if (version := _version(name))},
     }
+
+
+def _command(arguments: list[str]) -> str:
+    """The command as typed, without the report folder: that is a matter of one machine."""
+    kept = list(arguments)
+    if "--out" in kept:
+        at = kept.index("--out")
+        del kept[at : at + 2]
+    return shlex.join(["lightops", *(argument for argument in kept if not argument.startswith("--out="))])
 
 
 def device_name(device: torch.device) -> str:

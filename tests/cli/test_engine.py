@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightops.bench import contestants, engines, export, job, memory, runner, subjects, verify
+from lightops.bench import contestants, engines, export, job, machine, memory, runner, subjects, verify
 from lightops.bench.contestants import Task, Unavailable
 from lightops.bench.report import Row, add_ratios, load, write
 
@@ -237,3 +237,10 @@ def test_a_contestant_that_crashes_does_not_end_the_run(networks_file, monkeypat
     assert [row.status for row in report.rows] == ["ok", "failed", "ok"]
     assert "out of luck" in report.rows[1].reason
     assert report.ok
+
+
+@pytest.mark.parametrize("out", [["--out", "/tmp/x"], ["--out=/tmp/x"], []])
+def test_the_command_is_kept_without_the_report_folder(out, monkeypatch):
+    monkeypatch.setattr(machine.sys, "argv", ["lightops", "bench", *out, "--only", "torch eager NHWC"])
+    command = machine.conditions(torch.device("cpu"))["command"]
+    assert command == "lightops bench --only 'torch eager NHWC'"
