@@ -8,6 +8,7 @@
 #include "lightops/fire.h"
 #include "lightops/head.h"
 #include "lightops/inverted_residual.h"
+#include "lightops/max_pool2d.h"
 #include "lightops/stem.h"
 #include "lightops/transition.h"
 
@@ -20,6 +21,7 @@
   X(fire, FireParams)                              \
   X(head, HeadParams)                              \
   X(inverted_residual, InvertedResidualParams)     \
+  X(max_pool2d, MaxPool2dParams)                   \
   X(stem, StemParams)                              \
   X(transition, TransitionParams)
 

@@ -103,8 +103,8 @@ template <class C> struct Body {
         const int64_t window = top + i * p.pool.stride[0];
         const int64_t a = window < 0 ? 0 : window;
         const int64_t b = window + p.pool.kernel[0] < conv_height ? window + p.pool.kernel[0] : conv_height;
-        max_pool_row<C>(s.conv + (a - start) * conv_row, conv_row, b - a, conv_width, p.out.c, p.pool.kernel[1],
-                        p.pool.stride[1], p.pool.padding[1], p.out.w,
+        max_pool_row<C>(s.conv + (a - start) * conv_row, conv_row, p.out.c, b - a, conv_width, p.out.c,
+                        p.pool.kernel[1], p.pool.stride[1], p.pool.padding[1], p.out.w,
                         at(p.out.data, p.type, n * p.out.image + (y + i) * p.out.row()), p.type, p.out.pixel);
       }
     }

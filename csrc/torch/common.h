@@ -117,6 +117,13 @@ inline Window window_of(const char* op, const Ints& kernel, const Ints& stride, 
   return w;
 }
 
+// torch's rule: in ceil mode the last window may overhang, but must start inside the input or its left padding.
+inline int64_t pooled_size(int64_t in, int64_t kernel, int64_t stride, int64_t pad, bool ceil) {
+  int64_t out = (in + 2 * pad - kernel + (ceil ? stride - 1 : 0)) / stride + 1;
+  if (ceil && (out - 1) * stride >= in + pad) --out;
+  return out;
+}
+
 // Output rows and columns of a window over x; a kernel larger than the padded input is an error.
 inline void check_fits(const char* op, const Window& w, const Nhwc& x) {
   for (int axis = 0; axis < 2; ++axis) {

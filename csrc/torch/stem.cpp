@@ -7,13 +7,6 @@ namespace lightops {
 namespace binding {
 namespace {
 
-// torch's rule: in ceil mode the last window may overhang, but must start inside the input or its left padding.
-int64_t pooled_size(int64_t in, int64_t kernel, int64_t stride, int64_t pad, bool ceil) {
-  int64_t out = (in + 2 * pad - kernel + (ceil ? stride - 1 : 0)) / stride + 1;
-  if (ceil && (out - 1) * stride >= in + pad) --out;
-  return out;
-}
-
 struct Sizes { int64_t n, c, h, w; };
 
 Sizes fill(const char* op, const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t out_channels, const Ints& kernel,

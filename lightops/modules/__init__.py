@@ -14,6 +14,8 @@ from lightops.modules.depthwise_pointwise import DepthwisePointwise
 from lightops.modules.fire import Fire
 from lightops.modules.head import Head
 from lightops.modules.inverted_residual import InvertedResidual
+from lightops.modules.linear import Linear
+from lightops.modules.max_pool2d import MaxPool2d
 from lightops.modules.sequential import FusedSequential
 from lightops.modules.stem import Stem
 from lightops.modules.transition import Transition
@@ -33,6 +35,8 @@ __all__ = [
     "Head",
     "InvertedResidual",
     "LayerPaths",
+    "Linear",
+    "MaxPool2d",
     "Run",
     "Stem",
     "Transition",

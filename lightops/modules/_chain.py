@@ -119,7 +119,7 @@ class Chain(FusedModule):
 
     def _walk(self, plan: _Plan, x: Tensor) -> Any:
         # A convolution returns channels_last if its input or its weight is; what follows keeps it.
-        nchw = not (plan.channels_last or suggests_channels_last(x))
+        nchw = x.dim() == 4 and not (plan.channels_last or suggests_channels_last(x))
         program = self._programs.get(x.shape[1:])
         if program is not None and program.ready(x):
             x = program.run(x)
@@ -212,7 +212,7 @@ class Chain(FusedModule):
 
 def walkable(x: Any) -> bool:
     """Whether fused runs can take part at all; anything else goes through the stock forward."""
-    return type(x) is Tensor and x.dim() == 4 and x.layout is torch.strided and not x.is_nested
+    return type(x) is Tensor and x.dim() in (2, 4) and x.layout is torch.strided and not x.is_nested
 
 
 def _link(block: nn.Module, path: str) -> tuple[nn.Module, str, nn.Module]:

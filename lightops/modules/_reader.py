@@ -113,9 +113,14 @@ class Reader:
             raise Decline("a global module hook is registered")
 
     def module(self, path: str) -> nn.Module:
-        """The module at `path`; every module on the way must be unhooked and run its class's own forward."""
+        """The module at `path`, "" for the block; every module on the way must be unhooked and run its class's own
+        forward."""
         if path in self._seen:
             return self._seen[path]
+        if not path:  # who calls the block sees to its hooks
+            if "forward" in self.block.__dict__:
+                raise Decline("its forward is overridden")
+            return self.block
         above, _, key = path.rpartition(".")
         parent = self.module(above) if above else self.block
         module = parent._modules.get(key)
@@ -238,14 +243,20 @@ class Reader:
             return
         raise Decline(f"{path} is {type(module).__name__}, which is not neutral in evaluation")
 
-    def max_pool(self, path: str) -> MaxPool:
+    def max_pool_window(self, path: str) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], bool]:
+        """Kernel, stride and padding of a max-pool as (rows, columns), and its ceil mode."""
         module = self.module(path)
         if type(module) is not nn.MaxPool2d:
             raise Decline(f"{path} is {_describe(module, 'MaxPool2d')}")
         kernel, stride, padding, dilation, ceil_mode, indices = self.attrs(module, _MAX_POOL)
-        sizes = [pair(v) for v in (kernel, stride, padding)]
-        if indices or pair(dilation) != (1, 1) or any(a != b for a, b in sizes):
-            raise Decline(f"{path} is a max-pool with indices, dilation or an oblong window")
+        if indices or pair(dilation) != (1, 1):
+            raise Decline(f"{path} is a max-pool with indices or dilation")
+        return pair(kernel), pair(stride), pair(padding), ceil_mode
+
+    def max_pool(self, path: str) -> MaxPool:
+        *sizes, ceil_mode = self.max_pool_window(path)
+        if any(a != b for a, b in sizes):
+            raise Decline(f"{path} is a max-pool with an oblong window")
         return MaxPool(*(a for a, _ in sizes), ceil_mode)
 
     def halving_pool(self, path: str) -> None:

@@ -35,6 +35,7 @@ class Piece:
     constants: tuple[tuple[str, str, Any], ...] = ()
 
     op: ClassVar[str]
+    dims: ClassVar[int] = 4  # of x
 
     def read_all(self, reader: Reader) -> Any:
         """`read`, after checking what is not part of the op's parameters."""
@@ -129,7 +130,7 @@ class Runner:
             state is not None
             and type(x) is Tensor
             and x.dtype is state.plain_dtype
-            and x.dim() == 4
+            and x.dim() == self.piece.dims
             and x.layout is torch.strided
             and x.device == (state.guard.device or x.device)
             and not x.is_nested
@@ -166,11 +167,12 @@ class Runner:
     def run_channels_last(self, x: Tensor, state: State) -> Tensor:
         """`run`, with a channels_last result whatever the layout of x."""
         if state.backend == "reference" or not hasattr(self.piece, "run_channels_last"):
-            return self.run(x.contiguous(memory_format=torch.channels_last), state)
+            return self.run(x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x, state)
         return self.piece.run_channels_last(x if x.dtype is state.dtype else x.to(state.dtype), state.packed)
 
     def trace(self, block: nn.Module, x: Tensor) -> Tensor:
         """The fused computation with reading and packing in the graph, for torch.compile and torch.export."""
+        _check_dims(self.piece, x)
         reader = Reader(block)
         params = self.piece.read_all(reader)
         guard = reader.finish()
@@ -185,7 +187,7 @@ class Runner:
         return self.piece.run(x.to(dtype), self.piece.pack(params, dtype, self.winograd))
 
     def _prepare(self, block: nn.Module, x: Any) -> State:
-        _check_input(x)
+        _check_input(self.piece, x)
         state = self.state
         if state is not None and state.guard.holds():
             guard, params, channels = state.guard, state.params, state.channels
@@ -248,13 +250,17 @@ def under_transform() -> bool:
     )
 
 
-def _check_input(x: Any) -> None:
+def _check_dims(piece: Piece, x: Tensor) -> None:
+    if x.dim() != piece.dims:
+        raise Decline(f"input is {x.dim()}-D")
+
+
+def _check_input(piece: Piece, x: Any) -> None:
     if type(x) is not Tensor and type(x) is not nn.Parameter:
         raise Decline(f"input is a {type(x).__name__}")
     if x.layout is not torch.strided or x.is_nested:
         raise Decline("input is not a dense tensor")
-    if x.dim() != 4:
-        raise Decline(f"input is {x.dim()}-D")
+    _check_dims(piece, x)
     if under_transform():
         raise Decline("inside a trace, a torch.func transform or forward-mode differentiation")
 

@@ -11,6 +11,7 @@ from lightops.ops.depthwise_pointwise import depthwise_pointwise
 from lightops.ops.fire import fire
 from lightops.ops.head import head
 from lightops.ops.inverted_residual import inverted_residual
+from lightops.ops.max_pool2d import max_pool2d
 from lightops.ops.stem import stem
 from lightops.ops.transition import transition
 from lightops.reference import BatchNormParams, DenseLayerParams, MaxPool
@@ -31,6 +32,7 @@ __all__ = [
     "fire",
     "head",
     "inverted_residual",
+    "max_pool2d",
     "stem",
     "transition",
 ]

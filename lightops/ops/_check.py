@@ -206,20 +206,36 @@ def check_pool(op: str, pool: Any) -> None:
         )
 
 
+def check_pool_padding(op: str, kernel: tuple[int, int], padding: tuple[int, int]) -> None:
+    """Padding of at most half the window, so that no window lies outside the map."""
+    if any(2 * p > k for k, p in zip(kernel, padding, strict=True)):
+        raise RuntimeError(
+            f"{op}: argument 'padding' got {padding}, wants at most half of argument 'kernel', which is {kernel}"
+        )
+
+
 def pool_out_size(
-    op: str, hw: Sequence[int], kernel: int, stride: int, padding: int, ceil_mode: bool
+    op: str,
+    hw: Sequence[int],
+    kernel: int | Sequence[int],
+    stride: int | Sequence[int],
+    padding: int | Sequence[int],
+    ceil_mode: bool,
+    *,
+    arg: str = "pool",
 ) -> tuple[int, int]:
     """Output height and width of a max-pool, by PyTorch's rule: with `ceil_mode` the last window must start inside the
-    input or its left padding."""
+    input or its left padding. One number is both rows and columns; `arg` is the argument to blame."""
+    kernel, stride, padding = ((v, v) if isinstance(v, (int, torch.SymInt)) else v for v in (kernel, stride, padding))
     sizes = []
-    for size in hw:
-        out = (size + 2 * padding - kernel + (stride - 1 if ceil_mode else 0)) // stride + 1
-        if ceil_mode and (out - 1) * stride >= size + padding:
+    for size, k, s, p in zip(hw, kernel, stride, padding, strict=True):
+        out = (size + 2 * p - k + (s - 1 if ceil_mode else 0)) // s + 1
+        if ceil_mode and (out - 1) * s >= size + p:
             out -= 1
         if out < 1:
             raise RuntimeError(
                 f"{op}: max-pool of a {hw[0]}x{hw[1]} map gives an output that is too small, "
-                f"argument 'pool' got kernel {kernel}"
+                f"argument {arg!r} got kernel {k}"
             )
         sizes.append(out)
     return sizes[0], sizes[1]

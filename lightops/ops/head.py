@@ -80,6 +80,11 @@ def run_head(x: Tensor, packed: HeadPacked) -> Tensor:
     return _native(x, *packed)
 
 
+def run_classifier(x: Tensor, packed: HeadPacked) -> Tensor:
+    """The kernel call for features `[N, C]`: maps of one pixel."""
+    return _native(x.contiguous().view(*x.shape, 1, 1), *packed)
+
+
 def _check_classifier(op: str, weight: Tensor, bias: Tensor | None, x: Tensor, channels: int) -> None:
     check_tensor(op, "weight", weight)
     check_companion(op, "weight", weight, x)

@@ -12,6 +12,7 @@ from lightops.reference.depthwise_pointwise import depthwise_pointwise
 from lightops.reference.fire import fire
 from lightops.reference.head import head
 from lightops.reference.inverted_residual import inverted_residual
+from lightops.reference.max_pool2d import max_pool2d
 from lightops.reference.stem import MaxPool, stem
 from lightops.reference.transition import transition
 
@@ -31,6 +32,7 @@ __all__ = [
     "fire",
     "head",
     "inverted_residual",
+    "max_pool2d",
     "stem",
     "transition",
 ]

@@ -27,6 +27,8 @@ from lightops.modules.conv1x1_bn_act import Conv1x1BNActPiece
 from lightops.modules.depthwise_pointwise import DepthwisePointwisePiece
 from lightops.modules.head import HeadPiece
 from lightops.modules.inverted_residual import InvertedResidualPiece
+from lightops.modules.linear import LinearPiece
+from lightops.modules.max_pool2d import MaxPool2dPiece
 from lightops.modules.stem import StemPiece
 from lightops.modules.transition import TransitionPiece
 
@@ -153,6 +155,14 @@ def _conv(m: _Match) -> Piece | None:
     return BNReLUConv2dPiece(m.unit(1), neutral=m.neutral())
 
 
+def _max_pool(m: _Match) -> Piece:
+    return MaxPool2dPiece(m["pool"])
+
+
+def _linear(m: _Match) -> Piece:
+    return LinearPiece(m["fc"], neutral=m.neutral())
+
+
 # In order of preference at one position; the first whose end falls between two children of the chain is taken.
 _PATTERNS = [
     (re.compile(rf"{_unit(1, 'P')}I*{_unit(2, 'D')}I*{_unit(3, 'P', act=False)}(?!I*A)"), _inverted_residual),
@@ -166,8 +176,11 @@ _PATTERNS = [
     (re.compile(rf"{_unit(1, 'C')}(?P<pool>(?!))?"), _conv),
 ]  # fmt: skip
 
+# What is worth fusing only beside or behind something fused.
+FOLLOWERS = [(re.compile(r"(?P<pool>M)"), _max_pool), (re.compile(r"I*(?P<fc>L)"), _linear)]
 
-def find_runs(block: nn.Module, chain: list[Leaf]) -> list[Run]:
+
+def find_runs(block: nn.Module, chain: list[Leaf], patterns: list = _PATTERNS) -> list[Run]:
     """Disjoint runs over a chain of layers, left to right, each made of whole children and readable as it stands."""
     word = "".join(leaf.letter for leaf in chain)
     bounds = {0, len(chain)} | {i for i in range(1, len(chain)) if chain[i].top != chain[i - 1].top}
@@ -175,7 +188,7 @@ def find_runs(block: nn.Module, chain: list[Leaf]) -> list[Run]:
     while i < len(chain):
         end = i + 1
         if i in bounds:
-            for piece, stop in _candidates(word, chain, i):
+            for piece, stop in _candidates(patterns, word, chain, i):
                 if stop in bounds and can_read(block, piece):
                     tops = tuple(dict.fromkeys(leaf.top for leaf in chain[i:stop]))
                     runs.append(Run(tops, piece))
@@ -196,8 +209,8 @@ def whole_chain(chain: list[Leaf]) -> Piece | None:
     return None
 
 
-def _candidates(word: str, chain: list[Leaf], start: int) -> Iterator[tuple[Piece, int]]:
-    for pattern, make in _PATTERNS:
+def _candidates(patterns: list, word: str, chain: list[Leaf], start: int) -> Iterator[tuple[Piece, int]]:
+    for pattern, make in patterns:
         match = pattern.match(word, start)
         piece = make(_Match(match, chain)) if match else None
         if piece is not None:

@@ -50,7 +50,7 @@ def _judge(new: FusedModule, parts: list[_Part], inputs: dict[int, Tensor], sear
         if x is None or not part.ready(x):
             continue
         # Between fused blocks tensors are channels_last; stock gets the layout it has today.
-        nhwc = x.contiguous(memory_format=torch.channels_last)
+        nhwc = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
         stock, fused = _times(partial(part.stock, x), partial(part.fused, nhwc))
         records[i] = records[i]._replace(note=f"{fused * 1e3:.3g} ms, stock {stock * 1e3:.3g} ms")
         if fused > stock:

@@ -6,15 +6,19 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from lightops.modules import Decline, DenseBlock, FusedModule, FusedSequential, Run
+from lightops.modules import Decline, DenseBlock, FusedModule, FusedSequential, Linear, Run
 from lightops.modules._reader import Reader
 from lightops.modules._runner import Piece, choose_backend
 from lightops.modules.dense_block import DenseBlockPiece
-from lightops.swap.match import find_runs, is_sequential, leaves
+from lightops.modules.linear import LinearPiece
+from lightops.swap.match import FOLLOWERS, Leaf, can_read, find_runs, is_sequential, leaves
 from lightops.swap.report import Declined, Fused, SwapReport
 from lightops.swap.rules import Refusal, propose
 
 Filter = Callable[[nn.Module, str], bool]
+
+# What libraries call the linear layer behind a network's pooled features where it is no part of a Sequential.
+_CLASSIFIERS = ("classifier", "fc")
 
 
 class Search:
@@ -80,6 +84,8 @@ class Search:
                 return self._block(module, name, proposal.op, proposal.pieces, proposal.build)
             if is_sequential(module):
                 return self._sequential(module, name)
+            if self._is_classifier(module, name, in_sequential):
+                return self._block(module, name, LinearPiece.op, [LinearPiece()], _linear)
         self._children(module, name)
         return None
 
@@ -96,6 +102,11 @@ class Search:
         if isinstance(module, FusedSequential):
             self._children(module._stock, name, frozenset(path for run in module._runs for path in run))
 
+    def _is_classifier(self, module: nn.Module, name: str, in_sequential: bool) -> bool:
+        """Whether a layer is the classifier behind something fused, and large enough."""
+        last = name.rpartition(".")[2]
+        return last in _CLASSIFIERS and not in_sequential and bool(self.new) and can_read(module, LinearPiece())
+
     def _block(self, module: nn.Module, name: str, op: str, pieces: list[Piece], build: Callable) -> FusedModule | None:
         try:
             backend = _backend(module, pieces)
@@ -106,29 +117,34 @@ class Search:
 
     def _sequential(self, module: nn.Sequential, name: str) -> FusedModule | None:
         chain = [leaf for key, child in module._modules.items() for leaf in leaves(child, key)]
-        runs, records = [], []
-        for run in find_runs(module, chain):
-            label = _label(name, run.paths)
-            try:
-                records.append(Fused(label, run.piece.op, _backend(module, [run.piece])))
-                runs.append(run)
-            except Decline as decline:
-                self.decline(label, run.piece.op, str(decline))
-        below = self._children(module, name, frozenset(path for run in runs for path in run.paths))
+        found = self._served(module, name, find_runs(module, chain))
+        below = self._children(module, name, frozenset(path for run, _ in found for path in run.paths))
         for run, replaced in _merge_dense_layers(module, below):
             backend = self.fused[id(replaced[0])][0].backend
             for layer in replaced:
                 self.drop(layer)
-            runs.append(run)
-            records.append(Fused(_label(name, run.paths), run.piece.op, backend))
-        if not runs and len(below) < 2:
+            found.append((run, Fused(_label(name, run.paths), run.piece.op, backend)))
+        fused = {*below, *(path for run, _ in found for path in run.paths)}
+        found += self._served(module, name, _followers(module, chain, fused, bool(self.new)))
+        if not found and len(below) < 2:
             return None
         order = list(module._modules)
-        both = sorted(zip(runs, records, strict=True), key=lambda pair: order.index(pair[0].paths[0]))
-        runs, records = [run for run, _ in both], [record for _, record in both]
+        found.sort(key=lambda pair: order.index(pair[0].paths[0]))
+        runs, records = [run for run, _ in found], [record for _, record in found]
         return self._accept(
             FusedSequential.from_stock(_body(module, name), runs, winograd=self.winograd), name, records
         )
+
+    def _served(self, module: nn.Module, name: str, runs: list[Run]) -> list[tuple[Run, Fused]]:
+        """The runs that a backend serves, with their records."""
+        found = []
+        for run in runs:
+            label = _label(name, run.paths)
+            try:
+                found.append((run, Fused(label, run.piece.op, _backend(module, [run.piece]))))
+            except Decline as decline:
+                self.decline(label, run.piece.op, str(decline))
+        return found
 
     def _accept(self, new: FusedModule, name: str, records: list[Fused]) -> FusedModule:
         if name:
@@ -184,6 +200,25 @@ def _merge_dense_layers(module: nn.Sequential, below: dict[str, FusedModule]) ->
     return merged
 
 
+def _followers(module: nn.Sequential, chain: list[Leaf], fused: set[str], behind_fused: bool) -> list[Run]:
+    """Max-pools next to a fused child, and linear layers behind anything fused."""
+    order = [key for key, child in module._modules.items() if child is not None]
+    runs = []
+    for run in find_runs(module, chain, FOLLOWERS):
+        first, last = order.index(run.paths[0]), order.index(run.paths[-1])
+        if isinstance(run.piece, LinearPiece):
+            wanted = behind_fused or fused & set(order[:first])
+        else:
+            wanted = fused & {*order[max(first - 1, 0) : first], *order[last + 1 : last + 2]}
+        if wanted and not fused & set(run.paths):
+            runs.append(run)
+    return runs
+
+
+def _linear(stock: nn.Module, winograd: int) -> FusedModule:
+    return Linear.from_stock(stock, winograd=winograd)
+
+
 def _moved(piece: DenseBlockPiece, key: str) -> DenseBlockPiece:
     """The piece as it reads from the parent of its block."""
     put = lambda path: path and f"{key}.{path}"  # noqa: E731
@@ -203,12 +238,13 @@ def _moved(piece: DenseBlockPiece, key: str) -> DenseBlockPiece:
 def _backend(block: nn.Module, pieces: list[Piece]) -> str:
     """The backend that inference with the block's own dtype and device would use; Decline if there is none."""
     name = ""
+    home = next((p.device for p in block.parameters()), "cpu")  # of a piece without parameters
     for piece in pieces:
         reader = Reader(block, any_mode=True)
         params = piece.read_all(reader)
         guard = reader.finish()
         channels = piece.in_channels(params) or 1
-        x = torch.empty((1, channels, 8, 8), dtype=guard.dtype or torch.float32, device=guard.device or "cpu")
+        x = torch.empty((1, channels, 8, 8), dtype=guard.dtype or torch.float32, device=guard.device or home)
         args, kwargs = piece.arguments(params)
         with torch.no_grad():
             name = choose_backend(piece.op, x, args, kwargs)

@@ -168,6 +168,10 @@ def _head(x, fill, *, bn=False, act="none", out=0, bias=True):
     return (fill.x(x, first), first), {"act": act, "weight": weight, "bias": _maybe_bias(fill, bias and out > 0, out)}
 
 
+def _max_pool2d(x, fill, *, kernel=(3, 3), stride=(2, 2), padding=(0, 0), ceil_mode=False):
+    return (fill.x(x),), {"kernel": kernel, "stride": stride, "padding": padding, "ceil_mode": ceil_mode}
+
+
 _BUILDERS = {
     "bn_relu_conv2d": _bn_relu_conv2d,
     "conv1x1_bn_act": _conv1x1_bn_act,
@@ -176,7 +180,10 @@ _BUILDERS = {
     "fire": _fire,
     "head": _head,
     "inverted_residual": _inverted_residual,
+    "max_pool2d": _max_pool2d,
     "stem": _stem,
     "transition": _transition,
 }
 OPS = tuple(sorted(_BUILDERS))
+# A pool has no weights that x could disagree with.
+WEIGHTED_OPS = tuple(op for op in OPS if op != "max_pool2d")

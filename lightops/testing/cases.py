@@ -44,6 +44,8 @@ def _squeezenet1_1() -> Iterator[Case]:
         (3, 64, 16, 64, 55), (4, 128, 16, 64, 55), (6, 128, 32, 128, 27), (7, 256, 32, 128, 27),
         (9, 256, 48, 192, 13), (10, 384, 48, 192, 13), (11, 384, 64, 256, 13), (12, 512, 64, 256, 13),
     )  # fmt: skip
+    for index, channels, size in ((5, 128, 55), (8, 256, 27)):
+        yield Case("max_pool2d", f"{net}.features.{index}", (1, channels, size, size), {"ceil_mode": True})
     for index, channels, squeeze, expand, size in table:
         options = {"squeeze": squeeze, "expand1": expand, "expand3": expand}
         yield Case("fire", f"{net}.features.{index}", (1, channels, size, size), options)
@@ -136,7 +138,7 @@ def window_tails(op: str) -> Iterator[Case]:
     dilations = (1, 2) if op in ("bn_relu_conv2d", "depthwise_pointwise") else (1,)
     for k in (1, 3, 5, 7):
         for stride in (1, 2):
-            for padding in range(k):
+            for padding in range(k // 2 + 1 if op == "max_pool2d" else k):
                 for dilation in dilations:
                     for h, w in ((8, 9), (13, 7)):
                         if dilation * (k - 1) + 1 > min(h, w) + 2 * padding:
@@ -148,7 +150,7 @@ def window_tails(op: str) -> Iterator[Case]:
                         yield Case(op, name, (2, 5, h, w), {**sized(op, out=6, inner=7), **window})
 
 
-WINDOW_OPS = ("bn_relu_conv2d", "depthwise_pointwise", "inverted_residual", "stem")
+WINDOW_OPS = ("bn_relu_conv2d", "depthwise_pointwise", "inverted_residual", "max_pool2d", "stem")
 
 
 def sized(op: str, *, out: int, inner: int) -> dict:
@@ -161,6 +163,7 @@ def sized(op: str, *, out: int, inner: int) -> dict:
         "fire": {"squeeze": inner, "expand1": out, "expand3": out + 1},
         "head": {"bn": True, "act": "relu", "out": out},
         "inverted_residual": {"hidden": inner, "out": out},
+        "max_pool2d": {"stride": (1, 1), "padding": (1, 1)},
         "stem": {"out": out, "stride": (1, 1)},
         "transition": {"out": out},
     }[op]

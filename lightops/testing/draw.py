@@ -175,6 +175,14 @@ def _draw_dense_block(rng, c, h, w, kind):
     }  # fmt: skip
 
 
+def _draw_max_pool2d(rng, c, h, w, kind):
+    kernel = (rng.choice([2, 3, 3, 5]), rng.choice([1, 2, 3, 3, 4]))
+    return {
+        "kernel": kernel, "stride": (rng.randint(1, 3), rng.randint(1, 3)),
+        "padding": (rng.randint(0, kernel[0] // 2), rng.randint(0, kernel[1] // 2)), "ceil_mode": _flag(rng),
+    }  # fmt: skip
+
+
 def _draw_transition(rng, c, h, w, kind):
     return {"out": _channels(rng), "bias": _flag(rng)}
 
@@ -199,6 +207,7 @@ _DRAW = {
     "fire": _draw_fire,
     "head": _draw_head,
     "inverted_residual": _draw_inverted_residual,
+    "max_pool2d": _draw_max_pool2d,
     "stem": _draw_stem,
     "transition": _draw_transition,
 }

@@ -223,6 +223,11 @@ def _head(x, bn, *, act, weight, bias):
     return s if weight is None else F.linear(s, weight.flatten(1).abs(), None if bias is None else bias.abs())
 
 
+def _max_pool2d(x, *, kernel, stride, padding, ceil_mode):
+    """Nothing is summed, so nothing may be rounded."""
+    return torch.zeros_like(reference.max_pool2d(x, kernel, stride, padding, ceil_mode))
+
+
 _MAGNITUDE = {
     "bn_relu_conv2d": _bn_relu_conv2d,
     "conv1x1_bn_act": _conv1x1_bn_act,
@@ -230,6 +235,7 @@ _MAGNITUDE = {
     "fire": _fire,
     "head": _head,
     "inverted_residual": _inverted_residual,
+    "max_pool2d": _max_pool2d,
     "stem": _stem,
     "transition": _transition,
 }

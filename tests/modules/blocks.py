@@ -19,6 +19,7 @@ from lightops.modules import (
     FusedSequential,
     Head,
     InvertedResidual,
+    MaxPool2d,
     Run,
     Stem,
     Transition,
@@ -102,6 +103,7 @@ CASES = {
     ),
     "head": Case(_head, lambda m: Head.from_stock(m, "0", "1", "2", "3", "4"), 12),
     "inverted_residual": Case(lambda: StockInvertedResidual(12, 12, 1, 4), InvertedResidual.from_stock, 12),
+    "max_pool2d": Case(lambda: nn.MaxPool2d(3, 2, 1, ceil_mode=True), MaxPool2d.from_stock, 12),
     "stem": Case(
         lambda: nn.Sequential(
             nn.Conv2d(3, 12, 7, 2, 3, bias=False), nn.BatchNorm2d(12), nn.ReLU(), nn.MaxPool2d(3, 2, 1)

@@ -135,7 +135,7 @@ def image_of(m: nn.Module) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("edit", EDITS, ids=lambda f: f.__name__)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [n for n in CASES if n != "max_pool2d"])  # which has no parameters
 def test_edit_is_seen(name: str, edit) -> None:
     stock, fused = make(name, torch.float64)
     x = image(name, torch.float64)

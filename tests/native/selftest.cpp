@@ -214,6 +214,17 @@ template <class T> void test_stem(Random& r, const Case& k, bool pooled) {
   finish(ok, out, want, pooled ? "stem with pool" : "stem", k);
 }
 
+template <class T> void test_max_pool(Random& r, const Case& k, const Window& g) {
+  if (g.out(0, k.h) < 1 || g.out(1, k.w) < 1) return;
+  const Map x = random_map(r, k.n, k.h, k.w, k.c), want = max_pool(x, g);
+  auto in = Buffer<T>::input(x, 6), out = Buffer<T>::output(want.n, want.h, want.w, want.c, 2);
+  lightops::MaxPool2dParams p;
+  common<T>(p, k);
+  p.x = in.view(), p.out = out.view(), p.window = g;
+  const bool ok = launch(p, lightops::max_pool2d_workspace, lightops::max_pool2d_cpu);
+  finish(ok, out, want, "max_pool2d", k);
+}
+
 // 4 x 4 pixels: a mean over sixteen whole numbers is exact.
 template <class T> void test_head(Random& r, const Case& k, bool linear) {
   const Map x = random_map(r, k.n, 4, 4, k.c);
@@ -250,6 +261,7 @@ template <class T> void test_all(Random& r, const Case& k) {
     test_dense_block<T>(r, k, 0, algo);
   }
   test_transition<T>(r, k);
+  for (const Window& g : {window(3, 2, 0), window(3, 2, 1), window(2, 2, 0), window(3, 1, 1)}) test_max_pool<T>(r, k, g);
   for (bool flag : {false, true}) {
     test_stem<T>(r, k, flag);
     test_head<T>(r, k, flag);

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from lightops import ops
-from lightops.testing.calls import OPS, Case, build_call
+from lightops.testing.calls import OPS, WEIGHTED_OPS, Case, build_call
 from lightops.testing.cases import sized
 from lightops.testing.draw import real_call
 from lightops.testing.fill import RealFill
 from lightops.testing.oracle import judge
 from tests.ops.tools import replace_bn, run_public
 
-BN_OPS = [op for op in OPS if op != "fire"]
+BN_OPS = [op for op in WEIGHTED_OPS if op != "fire"]
 BN_FIRST = ["bn_relu_conv2d", "dense_block", "head", "transition"]
 WINDOWED = ["bn_relu_conv2d", "depthwise_pointwise", "inverted_residual", "stem"]
 
@@ -59,38 +59,23 @@ def tensors(call):
 class TestEveryOp:
     @pytest.mark.parametrize("dims", [2, 3, 5])
     def test_dimensions(self, op, dims):
-        """1: ValueError with BN in front, as BatchNorm2d, else RuntimeError; convolutions alone take 3-D input."""
+        """1: ValueError with BN in front, as BatchNorm2d, else RuntimeError; convolutions alone and pools take 3-D
+        input."""
         x = torch.randn((2, 6, 5, 4, 3)[:dims])
         call = with_x(good_call(op), x)
-        if dims == 3 and op == "conv1x1_bn_act":
-            call = call._replace(args=(x, torch.randn(6, 2, 1, 1), None, None))
-            expected = ops.conv1x1_bn_act(x[None], *call.args[1:], **call.kwargs)[0]
-            assert torch.equal(ops.conv1x1_bn_act(*call.args, **call.kwargs), expected)
+        if dims == 3 and op in ("conv1x1_bn_act", "max_pool2d"):
+            weights = (torch.randn(6, 2, 1, 1), None, None) if op == "conv1x1_bn_act" else ()
+            call = call._replace(args=(x, *weights))
+            function = getattr(ops, op)
+            assert torch.equal(function(*call.args, **call.kwargs), function(x[None], *weights, **call.kwargs)[0])
             return
         raises(call, ValueError if op in BN_FIRST else RuntimeError, "'x'", f"{dims}D")
-
-    def test_channels(self, op):
-        """2: both numbers are named."""
-        raises(with_x(good_call(op), torch.randn(2, 9, 5, 4)), RuntimeError, "6", "9")
 
     @pytest.mark.parametrize("dtype", [torch.int32, torch.bool, torch.complex64, torch.float8_e4m3fn])
     def test_unsupported_dtype(self, op, dtype):
         """3"""
         x = torch.ones(2, 6, 5, 4).to(dtype)
         raises(with_x(good_call(op), x), RuntimeError, "'x'", str(dtype), "torch.float32", "torch.bfloat16")
-
-    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-    def test_dtype_of_x_differs_from_weights(self, op, dtype):
-        """4, 6: never silently cast."""
-        call = good_call(op)
-        if op == "head":
-            call = call._replace(kwargs={**call.kwargs, "weight": torch.randn(6, 6)})
-        raises(with_x(call, call.args[0].to(dtype)), RuntimeError, str(dtype), "torch.float32")
-
-    def test_other_device(self, op):
-        """7: both devices are named before anything runs."""
-        call = good_call(op)
-        raises(with_x(call, call.args[0].to("meta")), RuntimeError, "cpu", "meta")
 
     def test_layouts_that_are_not_strided(self, op):
         """9"""
@@ -131,6 +116,26 @@ class TestEveryOp:
             backend,
             "Available: cpu, reference",
         )
+
+
+@pytest.mark.parametrize("op", WEIGHTED_OPS)
+class TestEveryOpWithWeights:
+    def test_channels(self, op):
+        """2: both numbers are named."""
+        raises(with_x(good_call(op), torch.randn(2, 9, 5, 4)), RuntimeError, "6", "9")
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+    def test_dtype_of_x_differs_from_weights(self, op, dtype):
+        """4, 6: never silently cast."""
+        call = good_call(op)
+        if op == "head":
+            call = call._replace(kwargs={**call.kwargs, "weight": torch.randn(6, 6)})
+        raises(with_x(call, call.args[0].to(dtype)), RuntimeError, str(dtype), "torch.float32")
+
+    def test_other_device(self, op):
+        """7: both devices are named before anything runs."""
+        call = good_call(op)
+        raises(with_x(call, call.args[0].to("meta")), RuntimeError, "cpu", "meta")
 
 
 @pytest.mark.parametrize("op", BN_OPS)

@@ -40,7 +40,7 @@ def test_calls_from_eight_threads(op):
 def test_memory_stays_flat(op):
     """1,000 good and 1,000 failing calls."""
     call = real_call(Case(op, "leak", (2, 6, 16, 16), sized(op, out=24, inner=8)), torch.float32, 0)
-    bad = call._replace(args=(call.args[0][:, :5], *call.args[1:]))
+    bad = call._replace(args=(call.args[0].int(), *call.args[1:]))
     function = getattr(ops, op)
 
     def repeat(count: int) -> None:

@@ -246,4 +246,4 @@ def test_disable_turns_everything_off() -> None:
 
 
 def test_backend_reference_by_name() -> None:
-    assert _in_new_process(_PROGRAM, LIGHTOPS_BACKEND="reference").strip() == "11 set() {'reference'} True"
+    assert _in_new_process(_PROGRAM, LIGHTOPS_BACKEND="reference").strip() == "13 set() {'reference'} True"

@@ -15,7 +15,7 @@ from .nets import FAMILIES, small
 
 FUSED_OPS = {
     "densenet": {"dense_block", "stem", "transition"},
-    "squeezenet": {"conv1x1_bn_act", "fire", "head", "stem"},
+    "squeezenet": {"conv1x1_bn_act", "fire", "head", "max_pool2d", "stem"},
     "mobilenet": {"conv1x1_bn_act", "depthwise_pointwise", "inverted_residual", "stem"},
     "mobilenet_v1": {"depthwise_pointwise", "head", "stem"},
 }

@@ -188,35 +188,62 @@ template <class C, class T> void store_typed(const C* values, int64_t count, T* 
   for (int64_t i = 0; i < count; i += kLanes<C>) store_upto(out + i, load_upto(values + i, count - i), count - i);
 }
 
-// The maximum by the hardware's own instruction, which loses a NaN that a number follows; `odd` turns non-zero when any
-// value was NaN or Inf, and only then the window is taken again by the exact rule.
-template <class C, class T>
-void pool_row(const C* in, int64_t in_row, int64_t rows, int64_t in_width, int64_t channels, int64_t kernel,
-              int64_t stride, int64_t pad, int64_t out_width, T* out, int64_t out_pixel) {
+// Vectors of channels pooled side by side: a window's maxima follow from each other, those of neighbours do not.
+// SqueezeNet's 128 x 55 x 55 map (AVX-512): 41 us one by one, 28 us by four.
+constexpr int kPoolVecs = 4;
+
+// One window of `rows` x `columns` pixels. The maximum is taken by the hardware's own instruction, which loses a NaN that
+// a number follows; `odd` turns non-zero when any value was NaN or Inf, and only then the window is taken again by the
+// exact rule.
+template <int Vecs, class C, class T>
+LIGHTOPS_INLINE void pool_window(const C* in, int64_t in_row, int64_t in_pixel, int64_t rows, int64_t columns,
+                                 int64_t count, T* out) {
   constexpr int L = kLanes<C>;
   const Vec<C> lowest = splat(-C(__builtin_inff()));
-  for (int64_t x = 0; x < out_width; ++x) {
+  Vec<C> best[Vecs], odd[Vecs];
+  for (int v = 0; v < Vecs; ++v) {
+    best[v] = lowest;
+    odd[v] = Vec<C>{};
+  }
+  for (int64_t y = 0; y < rows; ++y) {
+    for (int64_t i = 0; i < columns; ++i) {
+      const C* from = in + y * in_row + i * in_pixel;
+#pragma GCC unroll 4
+      for (int v = 0; v < Vecs; ++v) {
+        const Vec<C> x = load_upto(from + v * L, count - v * L);
+        best[v] = at_least(x, best[v]);
+        odd[v] += x * splat(C(0));
+      }
+    }
+  }
+  for (int v = 1; v < Vecs; ++v) odd[0] += odd[v];
+  const bool exact = any_nonzero<C>(odd[0]);
+#pragma GCC unroll 4
+  for (int v = 0; v < Vecs; ++v) {
+    const int64_t left = count - v * L;
+    if (exact) {
+      best[v] = lowest;
+      for (int64_t y = 0; y < rows; ++y)
+        for (int64_t i = 0; i < columns; ++i)
+          best[v] = pool_max(best[v], load_upto(in + y * in_row + i * in_pixel + v * L, left));
+    }
+    store_upto(out + v * L, best[v], left);
+  }
+}
+
+template <class C, class T>
+void pool_row(const C* in, int64_t in_row, int64_t in_pixel, int64_t rows, int64_t in_width, int64_t channels,
+              int64_t kernel, int64_t stride, int64_t pad, int64_t out_width, T* out, int64_t out_pixel) {
+  constexpr int64_t L = kLanes<C>, wide = kPoolVecs * L;
+  for (int64_t x = 0; x < out_width; ++x, out += out_pixel) {
     const int64_t left = x * stride - pad;
     const int64_t first = left < 0 ? 0 : left, last = left + kernel < in_width ? left + kernel : in_width;
-    for (int64_t c = 0; c < channels; c += L) {
-      const int64_t count = channels - c;
-      Vec<C> best = lowest, odd = {};
-      for (int64_t y = 0; y < rows; ++y) {
-        const C* from = in + y * in_row + c;
-        for (int64_t i = first; i < last; ++i) {
-          const Vec<C> v = load_upto(from + i * channels, count);
-          best = at_least(v, best);
-          odd += v * splat(C(0));
-        }
-      }
-      if (any_nonzero<C>(odd)) {
-        best = lowest;
-        for (int64_t y = 0; y < rows; ++y)
-          for (int64_t i = first; i < last; ++i)
-            best = pool_max(best, load_upto(in + y * in_row + i * channels + c, count));
-      }
-      store_upto(out + x * out_pixel + c, best, count);
-    }
+    const C* from = in + first * in_pixel;
+    int64_t c = 0;
+    for (; c + wide <= channels; c += wide)
+      pool_window<kPoolVecs>(from + c, in_row, in_pixel, rows, last - first, wide, out + c);
+    for (; c < channels; c += L)
+      pool_window<1>(from + c, in_row, in_pixel, rows, last - first, channels - c, out + c);
   }
 }
 
@@ -255,11 +282,12 @@ template <class C> void store_values(const C* values, int64_t count, DType type,
 }
 
 template <class C>
-void max_pool_row(const C* in, int64_t in_row, int64_t rows, int64_t in_width, int64_t channels, int64_t kernel,
-                  int64_t stride, int64_t pad, int64_t out_width, void* out, DType type, int64_t out_pixel) {
+void max_pool_row(const C* in, int64_t in_row, int64_t in_pixel, int64_t rows, int64_t in_width, int64_t channels,
+                  int64_t kernel, int64_t stride, int64_t pad, int64_t out_width, void* out, DType type,
+                  int64_t out_pixel) {
   Storage<C>::with(type, [&](auto* tag) {
-    pool_row<C>(in, in_row, rows, in_width, channels, kernel, stride, pad, out_width, static_cast<decltype(tag)>(out),
-                out_pixel);
+    pool_row<C>(in, in_row, in_pixel, rows, in_width, channels, kernel, stride, pad, out_width,
+                static_cast<decltype(tag)>(out), out_pixel);
   });
 }
 
@@ -271,7 +299,7 @@ void max_pool_row(const C* in, int64_t in_row, int64_t rows, int64_t in_width, i
   template void load_planar_row<C>(const void*, DType, int64_t, int64_t, int64_t, int64_t, int64_t, C*);             \
   template void store_values<C>(const C*, int64_t, DType, void*);                                                    \
   template void max_pool_row<C>(const C*, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t,    \
-                                void*, DType, int64_t);
+                                int64_t, void*, DType, int64_t);
 LIGHTOPS_ROWS(float)
 LIGHTOPS_ROWS(double)
 
