@@ -15,6 +15,7 @@ HEADERS = ROOT / "csrc" / "include" / "lightops"
 
 # Headers of the seam that are no op, and why.
 NOT_AN_OP = {
+    "cuda": "the CUDA entry points of all ops",
     "common": "types that all kernels share",
     "dispatch": "the choice of an instruction set",
     "pack": "weight layouts, made once per weight and not per call",

@@ -1,0 +1,72 @@
+// Plan to kernel for one arithmetic; included by conv_<math>.cu only.
+#pragma once
+
+#include "conv_launch.h"
+#include "implicit_gemm.cuh"
+
+namespace lightops::cuda {
+
+template <class Math, Shape kShape, template <class, int, int> class LoaderOf, int kRows>
+int launch_shape(const ConvPlan& plan, Stream stream) {
+  using Block = ShapeOf<Math, kShape>;
+  using Loader = LoaderOf<Math, Block::kThreads, kRows>;
+  return launch<implicit_gemm_kernel<Block, Loader, false>>(static_cast<unsigned>(plan.blocks), static_cast<unsigned>(plan.splits), 1,
+                Block::kThreads, static_cast<unsigned>(plan.shared), stream, plan.args);
+}
+
+template <class Math, bool kPooledOutput>
+int launch_gathered(const ConvPlan& plan, Stream stream) {
+  using Block = ShapeOf<Math, Shape::mid>;
+  using Loader = GatherLoader<Math, Block::kThreads>;
+  return launch<implicit_gemm_kernel<Block, Loader, kPooledOutput>>(static_cast<unsigned>(plan.blocks),
+                static_cast<unsigned>(plan.splits), 1, Block::kThreads, static_cast<unsigned>(plan.shared), stream, plan.args);
+}
+
+constexpr int rows_of(Shape shape) { return shape_size(shape).pointwise_rows(); }
+constexpr int halo_rows_of(Shape shape) { return shape_size(shape).spatial_rows; }
+
+template <class Math>
+int launch_plan(const ConvPlan& plan, Stream stream) {
+  constexpr int kUnknown = -1;
+  switch (plan.load) {
+    case Load::pointwise:
+      switch (plan.shape) {
+        case Shape::wide: return launch_shape<Math, Shape::wide, PointwiseLoader, rows_of(Shape::wide)>(plan, stream);
+        case Shape::mid: return launch_shape<Math, Shape::mid, PointwiseLoader, rows_of(Shape::mid)>(plan, stream);
+        case Shape::small: return launch_shape<Math, Shape::small, PointwiseLoader, rows_of(Shape::small)>(plan, stream);
+        default: return kUnknown;
+      }
+    case Load::spatial:
+      switch (plan.shape) {
+        case Shape::mid: return launch_shape<Math, Shape::mid, SpatialLoader, halo_rows_of(Shape::mid)>(plan, stream);
+        case Shape::narrow: return launch_shape<Math, Shape::narrow, SpatialLoader, halo_rows_of(Shape::narrow)>(plan, stream);
+        default: return kUnknown;
+      }
+    case Load::pooled:
+      switch (plan.shape) {
+        case Shape::wide: return launch_shape<Math, Shape::wide, PooledLoader, rows_of(Shape::wide)>(plan, stream);
+        case Shape::mid: return launch_shape<Math, Shape::mid, PooledLoader, rows_of(Shape::mid)>(plan, stream);
+        default: return kUnknown;
+      }
+    case Load::gathered:
+      return plan.pooled_output ? launch_gathered<Math, true>(plan, stream) : launch_gathered<Math, false>(plan, stream);
+  }
+  return kUnknown;
+}
+
+template <class Math>
+Result launch_conv_math(const ConvPlan& plan, StreamHandle handle) {
+  const auto stream = static_cast<Stream>(handle);
+  const ConvArgs& a = plan.args;
+  int error = launch_plan<Math>(plan, stream);
+  if (error == -1) return {"the planner chose a tile shape that is not built", 0};
+  if (error == 0 && a.partial) {
+    const int64_t chunks = (a.out.channels + kChunkElements<Math> - 1) / kChunkElements<Math>;
+    const int64_t work = chunks * a.images * a.out.height * a.out.width;
+    const SplitArgs args{a.out, a.residual, a.partial, a.bias, a.act, a.images, plan.splits};
+    error = launch<add_splits_kernel<Math>>(static_cast<unsigned>((work + 255) / 256), 1, 1, 256, 0, stream, args);
+  }
+  return {nullptr, error};
+}
+
+}  // namespace lightops::cuda

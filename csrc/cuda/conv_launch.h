@@ -1,0 +1,28 @@
+// Runtime type to kernel instantiation. The kernels of one arithmetic are compiled in one file each (conv_<math>.cu).
+#pragma once
+
+#include "plan.h"
+
+namespace lightops::cuda {
+
+enum class Arithmetic : int { f16, bf16, tf32, f32 };
+
+inline Arithmetic arithmetic_of(DType type, const Device& device) {
+  if (type == DType::f16) return Arithmetic::f16;
+  if (type == DType::bf16) return Arithmetic::bf16;
+  return device.tf32 ? Arithmetic::tf32 : Arithmetic::f32;
+}
+
+Result launch_conv_f16(const ConvPlan& plan, StreamHandle stream);
+Result launch_conv_bf16(const ConvPlan& plan, StreamHandle stream);
+Result launch_conv_tf32(const ConvPlan& plan, StreamHandle stream);
+Result launch_conv_f32(const ConvPlan& plan, StreamHandle stream);
+
+// `workspace` holds plan.workspace bytes.
+Result launch_conv(ConvPlan plan, Arithmetic arithmetic, void* workspace, StreamHandle stream);
+
+// Shared by every op: refuses a type no kernel has, plans, launches.
+Result run_conv(const ConvProblem& problem, DType type, const Device& device, void* workspace, StreamHandle stream);
+int64_t conv_workspace(const ConvProblem& problem, const Device& device);
+
+}  // namespace lightops::cuda

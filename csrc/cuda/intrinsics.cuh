@@ -1,0 +1,154 @@
+// Every PTX instruction and every memory access of the kernels, wrapped once. Under LIGHTOPS_EMULATE the same names are
+// the instrumented host versions of tests/emulator, so kernels must reach memory through nothing else.
+#pragma once
+
+#include <cstdint>
+
+#ifdef LIGHTOPS_EMULATE
+#include "device.h"
+#else
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#define LIGHTOPS_KERNEL static __global__ void
+#define LIGHTOPS_DEVICE __device__ __forceinline__
+#define LIGHTOPS_LAUNCH_BOUNDS(threads, blocks) __launch_bounds__(threads, blocks)
+// Parameters stay in constant memory although loaders hold references to them: without it each thread copies them.
+#define LIGHTOPS_PARAMS(Type) const __grid_constant__ Type
+
+namespace lightops::cuda {
+
+struct alignas(16) Vec16 {
+  uint32_t w[4];
+};
+
+LIGHTOPS_DEVICE int thread_index() { return static_cast<int>(threadIdx.x); }
+LIGHTOPS_DEVICE int block_x() { return static_cast<int>(blockIdx.x); }
+LIGHTOPS_DEVICE int block_y() { return static_cast<int>(blockIdx.y); }
+LIGHTOPS_DEVICE int block_z() { return static_cast<int>(blockIdx.z); }
+LIGHTOPS_DEVICE unsigned char* shared_memory() {
+  extern __shared__ __align__(128) unsigned char lightops_shared[];
+  return lightops_shared;
+}
+
+// --- conversions -----------------------------------------------------------------------------------------------------
+LIGHTOPS_DEVICE float f16_to_float(uint16_t bits) { return __half2float(__ushort_as_half(bits)); }
+LIGHTOPS_DEVICE uint16_t float_to_f16(float value) { return __half_as_ushort(__float2half_rn(value)); }
+LIGHTOPS_DEVICE float bf16_to_float(uint16_t bits) { return __uint_as_float(static_cast<uint32_t>(bits) << 16); }
+LIGHTOPS_DEVICE uint16_t float_to_bf16(float value) { return __bfloat16_as_ushort(__float2bfloat16_rn(value)); }
+LIGHTOPS_DEVICE uint32_t round_tf32(uint32_t bits) {
+  uint32_t rounded;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(__uint_as_float(bits)));
+  return rounded;
+}
+LIGHTOPS_DEVICE float bits_to_float(uint32_t bits) { return __uint_as_float(bits); }
+LIGHTOPS_DEVICE uint32_t float_to_bits(float value) { return __float_as_uint(value); }
+LIGHTOPS_DEVICE float exp_approx(float x) { return __expf(x); }
+
+// --- barriers and warp instructions ----------------------------------------------------------------------------------
+LIGHTOPS_DEVICE void sync_threads() { __syncthreads(); }
+LIGHTOPS_DEVICE void named_barrier(int id, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+LIGHTOPS_DEVICE void sync_warp() { __syncwarp(); }
+LIGHTOPS_DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
+
+LIGHTOPS_DEVICE uint32_t shared_address(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+// Four 8x8 matrices of 16-bit elements; lanes 8i..8i+7 give the rows of matrix i.
+LIGHTOPS_DEVICE void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
+LIGHTOPS_DEVICE void mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t* b) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+LIGHTOPS_DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t* b) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+LIGHTOPS_DEVICE void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t* b) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// --- global memory ---------------------------------------------------------------------------------------------------
+// Zero where `on` is false; the address is not touched then.
+template <class V>
+LIGHTOPS_DEVICE V load_global(const V* address, bool on = true) {
+  return on ? *address : V{};
+}
+LIGHTOPS_DEVICE Vec16 load_global16(const void* address, bool on = true) {
+  Vec16 v{};
+  if (on) {
+    const uint4 raw = *static_cast<const uint4*>(address);
+    v = Vec16{{raw.x, raw.y, raw.z, raw.w}};
+  }
+  return v;
+}
+template <class V>
+LIGHTOPS_DEVICE void store_global(V* address, V value, bool on = true) {
+  if (on) *address = value;
+}
+LIGHTOPS_DEVICE void store_global16(void* address, Vec16 v, bool on = true) {
+  if (on) *static_cast<uint4*>(address) = make_uint4(v.w[0], v.w[1], v.w[2], v.w[3]);
+}
+LIGHTOPS_DEVICE float atomic_add(float* address, float value) { return atomicAdd(address, value); }
+
+// --- shared memory ---------------------------------------------------------------------------------------------------
+template <class V>
+LIGHTOPS_DEVICE V load_shared(const void* address) {
+  if constexpr (sizeof(V) == 16) {
+    const uint4 raw = *static_cast<const uint4*>(address);
+    return V{{raw.x, raw.y, raw.z, raw.w}};
+  } else {
+    return *static_cast<const V*>(address);
+  }
+}
+template <class V>
+LIGHTOPS_DEVICE void store_shared(void* address, V value) {
+  if constexpr (sizeof(V) == 16)
+    *static_cast<uint4*>(address) = make_uint4(value.w[0], value.w[1], value.w[2], value.w[3]);
+  else
+    *static_cast<V*>(address) = value;
+}
+
+// --- asynchronous copies: 16 bytes global to shared past L1, zeros where `on` is false --------------------------------
+LIGHTOPS_DEVICE void cp_async16(void* shared, const void* global, bool on) {
+  const int bytes = on ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)
+               : "memory");
+}
+LIGHTOPS_DEVICE void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int GroupsLeft>
+LIGHTOPS_DEVICE void cp_async_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(GroupsLeft) : "memory");
+}
+
+// --- launch ----------------------------------------------------------------------------------------------------------
+using Stream = cudaStream_t;
+// Returns a cudaError_t as int. The opt-in for more than 48 KiB of shared memory is a property of the function, allowed
+// while a graph is captured, and costs no synchronisation.
+template <auto kKernel, class Params>
+inline int launch(unsigned gx, unsigned gy, unsigned gz, unsigned threads, unsigned shared, Stream stream,
+                  const Params& params) {
+  if (shared > 48 * 1024) {
+    const cudaError_t error =
+        cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
+    if (error != cudaSuccess) return static_cast<int>(error);
+  }
+  kKernel<<<dim3(gx, gy, gz), threads, shared, stream>>>(params);
+  return static_cast<int>(cudaGetLastError());
+}
+
+}  // namespace lightops::cuda
+#endif

@@ -1,0 +1,7 @@
+#include "pair_launch.cuh"
+
+namespace lightops::cuda {
+
+Result launch_pair_tf32(const PairPlan& plan, StreamHandle stream) { return launch_pair_math<TF32>(plan, stream); }
+
+}  // namespace lightops::cuda

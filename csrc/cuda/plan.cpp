@@ -1,0 +1,186 @@
+#include "plan.h"
+
+#include <algorithm>
+
+namespace lightops::cuda {
+namespace {
+
+constexpr int64_t kIndexLimit = INT64_C(1) << 31;  // images, pixels of an image, channels and blocks are 32-bit in the kernels
+// Below this many 64-byte chunks a split leaves a block less work than its start and the second kernel cost.
+constexpr int kChunksPerSplit = 4;
+
+using lightops::ceil_div;
+
+Tile flat_tile(int m, int64_t pixels) {
+  Tile t{};
+  t.tile_h = 1;
+  t.tile_w = t.halo_w = t.sub_pitch = t.pitch = t.slots = m;
+  t.halo_h = 1;
+  t.tiles_y = 1;
+  t.tiles_x = static_cast<int>(ceil_div(pixels, m));
+  return t;
+}
+
+bool dense_images(const Nhwc& t) { return t.data == nullptr || t.n == 1 || t.image == t.h * t.w * t.pixel; }
+
+// A pointwise problem sees pixels only: one long row, or one a image where the images are not back to back.
+void flatten(View& v, const Nhwc& t, bool whole_batch) {
+  v.width = static_cast<int>(whole_batch ? t.n * t.h * t.w : t.h * t.w);
+  v.height = 1;
+}
+
+void plan_tiles(ConvPlan& plan, const ConvProblem& p, const Device& device, int extra) {
+  ConvArgs& a = plan.args;
+  const ShapeSize size = shape_size(plan.shape);
+  const int taps = a.geometry.kernel_h * a.geometry.kernel_w;
+  if (plan.load == Load::spatial) {
+    const int fixed = pipeline_bytes(size, 0, taps), a_slot = pipeline_bytes(size, 1, taps) - fixed;
+    const TileLimits limits{size.m, std::min(size.max_slots(), (device.shared_limit - extra - fixed) / a_slot), true};
+    if (!choose_tile(limits, a.geometry, a.out.height, a.out.width, &a.tile)) {
+      plan.refusal = "the halo of one output pixel does not fit shared memory";
+      return;
+    }
+  } else if (plan.pooled_output) {
+    // The largest square of pool outputs whose convolution pixels fit the tile.
+    const Geometry& q = a.pool;
+    int side = 1;
+    const auto conv = [&](int n, int kernel, int stride) { return (n - 1) * stride + kernel; };
+    while (conv(side + 1, q.kernel_h, q.stride_h) * conv(side + 1, q.kernel_w, q.stride_w) <= size.m) ++side;
+    a.pooled_h = std::min(side, a.out.height);
+    a.pooled_w = std::min(side, a.out.width);
+    a.tile = {};
+    a.tile.tile_h = conv(a.pooled_h, q.kernel_h, q.stride_h);
+    a.tile.tile_w = conv(a.pooled_w, q.kernel_w, q.stride_w);
+    if (a.tile.tile_h * a.tile.tile_w > size.m) {
+      plan.refusal = "one pool window is larger than the tile";
+      return;
+    }
+    a.tile.slots = a.tile.tile_h * a.tile.tile_w;
+    a.tile.tiles_y = static_cast<int>(ceil_div(a.out.height, a.pooled_h));
+    a.tile.tiles_x = static_cast<int>(ceil_div(a.out.width, a.pooled_w));
+  } else if (plan.load == Load::gathered || plan.load == Load::pooled) {
+    const int tw = std::min(a.out.width, 16), th = std::min(size.m / tw, a.out.height);
+    a.tile = {};
+    a.tile.tile_h = th;
+    a.tile.tile_w = tw;
+    a.tile.slots = th * tw;
+    a.tile.tiles_y = static_cast<int>(ceil_div(a.out.height, th));
+    a.tile.tiles_x = static_cast<int>(ceil_div(a.out.width, tw));
+    a.tile.halo_h = th, a.tile.halo_w = a.tile.sub_pitch = a.tile.pitch = tw;
+  } else {
+    a.tile = flat_tile(size.m, a.out.width);
+  }
+  plan.shared = stages_bytes(size, a.tile.slots, plan.load == Load::gathered || plan.load == Load::pooled ? 1 : taps, p.element_bytes) + extra;
+  a.column_tiles = static_cast<int>(ceil_div(a.out.channels, size.n));
+  plan.blocks = static_cast<int64_t>(a.images) * a.tile.tiles_y * a.tile.tiles_x * a.column_tiles;
+}
+
+}  // namespace
+
+int element_bytes(DType type) {
+  return type == DType::f32 ? 4 : type == DType::f16 || type == DType::bf16 ? 2 : 0;
+}
+
+int packed_row(int64_t depth, int bytes) { return static_cast<int>(ceil_div(depth, kChunkBytes / bytes) * (kChunkBytes / bytes)); }
+
+View view_of(const Nhwc& t, int bytes) {
+  View v{};
+  v.data = static_cast<unsigned char*>(t.data);
+  v.pixel = t.pixel;
+  v.image = t.image;
+  v.height = static_cast<int>(t.h);
+  v.width = static_cast<int>(t.w);
+  v.channels = static_cast<int>(t.c);
+  const int chunk = kChunkBytes / bytes;
+  v.vector = t.c % chunk == 0 && t.pixel % chunk == 0 && (t.n <= 1 || t.image % chunk == 0) &&
+             reinterpret_cast<std::uintptr_t>(t.data) % kChunkBytes == 0;
+  return v;
+}
+
+Geometry geometry_of(const Window& w) {
+  return {static_cast<int>(w.kernel[0]),  static_cast<int>(w.kernel[1]),  static_cast<int>(w.stride[0]),   static_cast<int>(w.stride[1]),
+          static_cast<int>(w.padding[0]), static_cast<int>(w.padding[1]), static_cast<int>(w.dilation[0]), static_cast<int>(w.dilation[1])};
+}
+
+ConvPlan plan_conv(const ConvProblem& p, const Device& device) {
+  ConvPlan plan;
+  ConvArgs& a = plan.args;
+  if (p.x.h * p.x.w >= kIndexLimit || p.out.h * p.out.w >= kIndexLimit || p.x.n >= kIndexLimit || p.x.c >= 65536) {
+    plan.refusal = "more than 2^31 - 1 pixels an image, or 65535 channels";
+    return plan;
+  }
+  a.x = view_of(p.x, p.element_bytes);
+  a.out = view_of(p.out, p.element_bytes);
+  if (p.residual.data) a.residual = view_of(p.residual, p.element_bytes);
+  a.geometry = geometry_of(p.window);
+  a.scale = static_cast<const float*>(p.scale);
+  a.shift = static_cast<const float*>(p.shift);
+  a.pre_act = static_cast<int>(p.pre_act);
+  a.weight = static_cast<const unsigned char*>(p.weight);
+  a.bias = static_cast<const float*>(p.bias);
+  a.act = static_cast<int>(p.act);
+  a.images = static_cast<int>(p.x.n);
+  const Geometry& g = a.geometry;
+  const int taps = g.kernel_h * g.kernel_w;
+  const bool plain = taps == 1 && g.stride_h == 1 && g.stride_w == 1 && g.pad_h == 0 && g.pad_w == 0;
+  plan.pooled_output = p.pooled;
+  plan.load = p.average_pool ? Load::pooled : p.gathered ? Load::gathered : plain ? Load::pointwise : Load::spatial;
+  const int64_t depth = p.gathered ? static_cast<int64_t>(taps) * p.x.c : p.x.c;
+  a.row_elements = packed_row(depth, p.element_bytes);
+  a.chunks = static_cast<int>(ceil_div(depth, kRowBytes / p.element_bytes));
+  a.gather_channel = p.planar ? p.x.h * p.x.w : 1;
+  a.gather_column = p.planar ? 1 : p.x.pixel;
+  a.gather_row = p.planar ? p.x.w : p.x.w * p.x.pixel;
+  if (p.pooled) {
+    a.pool = geometry_of(p.pool);
+    a.conv_height = static_cast<int>(p.window.out(0, p.x.h));
+    a.conv_width = static_cast<int>(p.window.out(1, p.x.w));
+  }
+  if (plan.load == Load::pointwise) {
+    const bool whole = dense_images(p.x) && dense_images(p.out) && dense_images(p.residual) && p.x.n * p.x.h * p.x.w < kIndexLimit;
+    if (whole) a.images = 1;
+    flatten(a.x, p.x, whole);
+    flatten(a.out, p.out, whole);
+    flatten(a.residual, p.out, whole);
+  }
+  // Behind the stages: scale and shift of every channel, or the gather table.
+  const int padded = a.chunks * (kRowBytes / p.element_bytes);
+  const int extra = plan.load == Load::gathered ? padded * 4 : p.scale ? padded * 8 : 0;
+
+  const auto try_shape = [&](Shape shape) {
+    plan.shape = shape;
+    plan_tiles(plan, p, device, extra);
+    return plan.refusal == nullptr && plan.blocks >= device.multiprocessors;
+  };
+  const bool wide = a.out.channels > 64;
+  switch (plan.load) {
+    case Load::pointwise:
+      if (!(wide && try_shape(Shape::wide)) && !try_shape(Shape::mid)) try_shape(Shape::small);
+      break;
+    case Load::spatial:
+      try_shape(a.out.channels <= 32 ? Shape::narrow : Shape::mid);
+      break;
+    case Load::pooled:
+      if (!(wide && try_shape(Shape::wide))) try_shape(Shape::mid);
+      break;
+    default:
+      try_shape(Shape::mid);
+  }
+  if (plan.refusal) return plan;
+  if (plan.shared > device.shared_limit) plan.refusal = "the channels' scale and shift do not fit shared memory beside the tile";
+  if (plan.blocks >= kIndexLimit) plan.refusal = "more than 2^31 - 1 blocks";
+
+  // A grid that leaves multiprocessors idle splits the reduction; a second kernel adds the parts in order.
+  const int64_t room = plan.blocks ? device.multiprocessors / plan.blocks : 0;
+  if (!p.pooled && room >= 2 && a.chunks >= 2 * kChunksPerSplit) {
+    const int splits = static_cast<int>(std::min<int64_t>({room, a.chunks / kChunksPerSplit, 16}));
+    a.chunks_per_split = static_cast<int>(ceil_div(a.chunks, splits));
+    plan.splits = static_cast<int>(ceil_div(a.chunks, a.chunks_per_split));
+    plan.workspace = plan.splits * p.out.n * p.out.h * p.out.w * p.out.c * 4;
+  } else {
+    a.chunks_per_split = a.chunks;
+  }
+  return plan;
+}
+
+}  // namespace lightops::cuda

@@ -1,0 +1,57 @@
+// The launch planner: which tile shape, which spatial tile, how many splits, from sizes alone. Plain C++, tested on its own.
+#pragma once
+
+#include <cstdint>
+
+#include "conv_args.h"
+#include "lightops/cuda.h"
+
+namespace lightops::cuda {
+
+enum class Load : int { pointwise, spatial, gathered, pooled };
+
+struct ConvPlan {
+  const char* refusal = nullptr;  // why no kernel of ours serves the problem
+  Load load = Load::pointwise;
+  Shape shape = Shape::mid;
+  ConvArgs args{};
+  bool pooled_output = false;
+  int splits = 1;
+  int64_t blocks = 0;       // grid x
+  int shared = 0;           // bytes
+  int64_t workspace = 0;    // bytes
+};
+
+View view_of(const Nhwc& tensor, int element_bytes);
+Geometry geometry_of(const Window& window);
+int element_bytes(DType type);  // 0: not a type the kernels have
+
+// Limits of a block: output pixels it multiplies, halo rows it can hold. `pad_rows` allows unused rows between the halo's lines.
+struct TileLimits {
+  int pixels, slots;
+  bool pad_rows;
+};
+// The tile with the least work for the map; false when not even one pixel fits.
+bool choose_tile(const TileLimits& limits, const Geometry& geometry, int out_h, int out_w, Tile* chosen);
+
+struct ConvProblem {
+  Nhwc x, out, residual;
+  int element_bytes = 4;
+  Window window;
+  const void *scale = nullptr, *shift = nullptr;
+  Act pre_act = Act::none;
+  const void *weight = nullptr, *bias = nullptr;
+  Act act = Act::none;
+  bool average_pool = false;  // transition: 2x2 average of the activated input first
+  bool gathered = false;      // weight is packed [O][kh * kw * C]
+  bool planar = false;        // x is NCHW (gathered only)
+  bool pooled = false;        // stem: max-pool behind the convolution
+  Window pool;
+};
+
+ConvPlan plan_conv(const ConvProblem& problem, const Device& device);
+
+// Row length of a packed weight: input channels, or taps x channels when gathered, in whole 16-byte chunks.
+int packed_row(int64_t depth, int element_bytes);
+
+}  // namespace lightops::cuda

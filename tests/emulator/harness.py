@@ -1,0 +1,187 @@
+"""Builds the emulator with the host compiler and runs csrc/cuda kernels on it."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+BUILD = Path(os.environ.get("LIGHTOPS_EMULATOR_BUILD", HERE / "_build"))
+DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+ACT_CODES = {"none": 0, "relu": 1, "relu6": 2, "hardswish": 3, "silu": 4}
+
+# -O1: the kernels' unrolled loops make -O2 twice as slow to compile and hardly faster to run; the emulator's own
+# files get -O2.
+FLAGS = ["-std=c++17", "-fPIC", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-DLIGHTOPS_EMULATE"]
+
+
+def build(
+    sources: list[Path] | None = None,
+    name: str = "liblightops_emulator.so",
+    kernels: Path = ROOT / "csrc/cuda",
+    flags: Sequence[str] = (),
+    link: Sequence[str] = (),
+) -> Path:
+    """Compiles what is out of date and returns the library. Safe to call from several processes at once.
+
+    `sources` None: the emulator with the kernels of the folder `kernels`.
+    """
+    BUILD.mkdir(parents=True, exist_ok=True)
+    library = BUILD / name
+    compiler = os.environ.get("CXX", "g++")
+    includes = [f"-I{HERE / 'host'}", f"-I{ROOT / 'csrc/include'}", f"-I{kernels}"]
+    with open(BUILD / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if sources is None:
+            sources = [
+                *sorted((HERE / "host").glob("*.cpp")),
+                *sorted(f for f in kernels.iterdir() if f.suffix in (".cu", ".cpp")),
+            ]
+        headers = [
+            f
+            for folder in (
+                HERE / "host",
+                kernels,
+                ROOT / "csrc/include/lightops",
+                ROOT / "csrc/torch",
+                ROOT / "csrc/torch/cuda",
+            )
+            for f in folder.iterdir()
+            if "h" in f.suffix
+        ]
+        newest_header = max(h.stat().st_mtime for h in headers)
+        objects, stale = [], []
+        for source in sources:
+            target = BUILD / f"{name}.{source.parent.name}.{source.name}.o"
+            objects.append(target)
+            if not target.exists() or target.stat().st_mtime < max(newest_header, source.stat().st_mtime):
+                stale.append((source, target))
+
+        def compile_one(job: tuple[Path, Path]) -> None:
+            source, target = job
+            optimise = "-O2" if source.parent.name == "host" else "-O1"
+            command = [compiler, *FLAGS, *flags, optimise, *includes, "-x", "c++", "-c", str(source), "-o", str(target)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                target.unlink(missing_ok=True)
+                raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+
+        with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", "2"))) as pool:
+            list(pool.map(compile_one, stale))
+        if stale or not library.exists():
+            subprocess.run([compiler, "-shared", "-o", str(library), *map(str, objects), *link], check=True)
+    return library
+
+
+def build_bindings() -> Path:
+    """csrc/torch/cuda with the emulator behind it: operators of the names of the real ones, for tensors of the CPU."""
+    include = Path(torch.__file__).parent / "include"
+    flags = ["-DTORCH_TARGET_VERSION=0x020a000000000000ULL", "-fvisibility=hidden", "-isystem", str(include)]
+    host = [f for f in sorted((HERE / "host").glob("*.cpp")) if f.name != "harness.cpp"]
+    kernels = sorted(f for f in (ROOT / "csrc/cuda").iterdir() if f.suffix in (".cu", ".cpp"))
+    bindings = [*sorted((ROOT / "csrc/torch/cuda").glob("*.cpp")), HERE / "bindings.cpp"]
+    library = Path(torch.__file__).parent / "lib"
+    link = [f"-L{library}", "-ltorch_cpu", "-lc10"]
+    return build([*host, *kernels, *bindings], "liblightops_bindings.so", flags=flags, link=link)
+
+
+@dataclass
+class Gpu:
+    """What the planner is told of the device; the defaults keep grids small, so that splits and tails are met often."""
+
+    multiprocessors: int = 8
+    shared_limit: int = 227 * 1024
+    tf32: bool = False
+
+
+@dataclass
+class Outcome:
+    refusal: str | None
+    faults: list[dict]
+    counters: dict = field(default_factory=dict)
+
+
+class Emulator:
+    def __init__(self, library: Path | None = None) -> None:
+        self.library = ctypes.CDLL(str(library or build()))
+        for name in ("emulator_run", "emulator_faults", "emulator_counters", "emulator_kernels"):
+            getattr(self.library, name).restype = ctypes.c_char_p
+
+    @contextmanager
+    def dry(self) -> Iterator[None]:
+        """Launches are noted and not executed."""
+        self.library.emulator_dry(1)
+        try:
+            yield
+        finally:
+            self.library.emulator_dry(0)
+
+    def kernels_run(self) -> set[str]:
+        """Signatures of the launch of every kernel run since the library was loaded."""
+        return {
+            line.split("kKernel = ")[1].split(";")[0] for line in self.library.emulator_kernels().decode().splitlines()
+        }
+
+    def kernels_built(self) -> set[str]:
+        """The same, of every kernel in the library: the compiler keeps each launch's signature as a string."""
+        text = build().read_bytes()
+        return {m.decode() for m in re.findall(rb"kKernel = ([^;\x00]+); Params", text)}
+
+    def run(
+        self,
+        op: str,
+        fields: list[int],
+        regions: list[tuple[torch.Tensor, bool, str]],
+        gpu: Gpu,
+        counting: bool = False,
+    ) -> Outcome:
+        """`regions`: (tensor that owns the storage, writable, label); the kernels may touch nothing else."""
+        self.library.emulator_reset(int(counting))
+        for tensor, writable, label in regions:
+            if tensor is not None and tensor.numel():
+                self.library.emulator_region(
+                    ctypes.c_void_p(tensor.data_ptr()),
+                    ctypes.c_int64(storage_bytes(tensor)),
+                    int(writable),
+                    label.encode(),
+                )
+        array = (ctypes.c_int64 * len(fields))(*fields)
+        refusal = self.library.emulator_run(op.encode(), array, gpu.multiprocessors, gpu.shared_limit, int(gpu.tf32))
+        faults = json.loads(self.library.emulator_faults())
+        counters = json.loads(self.library.emulator_counters()) if counting else {}
+        return Outcome(refusal.decode() if refusal else None, faults, counters)
+
+
+def storage_bytes(tensor: torch.Tensor) -> int:
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=False)) + 1
+    return last * tensor.element_size()
+
+
+def nhwc_fields(tensor: torch.Tensor | None) -> list[int]:
+    """A logical NCHW tensor whose channels are innermost, as lightops::Nhwc."""
+    if tensor is None:
+        return [0] * 7
+    n, c, h, w = tensor.shape
+    assert c == 1 or tensor.stride(1) == 1
+    return [tensor.data_ptr(), n, h, w, c, tensor.stride(3), tensor.stride(0)]
+
+
+def window_fields(kernel, stride=1, padding=0, dilation=1) -> list[int]:
+    pair = lambda v: [v, v] if isinstance(v, int) else list(v)  # noqa: E731
+    return [*pair(kernel), *pair(stride), *pair(padding), *pair(dilation)]
+
+
+def pointer(tensor: torch.Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()

@@ -1,0 +1,148 @@
+// The emulator's side of csrc/cuda/intrinsics.cuh: the same functions, instrumented. Sites are taken from the line that
+// calls a wrapper, so that every lane of a warp names the same instruction whatever the host compiler does with the code.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "counters.h"
+#include "scheduler.h"
+
+#define LIGHTOPS_KERNEL static void
+#define LIGHTOPS_DEVICE inline
+#define LIGHTOPS_LAUNCH_BOUNDS(threads, blocks)
+#define LIGHTOPS_PARAMS(Type) const Type
+#define LIGHTOPS_SITE const char *file = __builtin_FILE(), int line = __builtin_LINE()
+#define LIGHTOPS_AT ::emulator::Site{file, line}
+
+namespace lightops::cuda {
+
+struct alignas(16) Vec16 {
+  std::uint32_t w[4];
+};
+
+inline int thread_index() { return emulator::self().number; }
+inline int block_x() { return static_cast<int>(emulator::block_index().x); }
+inline int block_y() { return static_cast<int>(emulator::block_index().y); }
+inline int block_z() { return static_cast<int>(emulator::block_index().z); }
+inline unsigned char* shared_memory() { return emulator::shared_data(); }
+
+// --- conversions -----------------------------------------------------------------------------------------------------
+float f16_to_float(std::uint16_t bits);
+std::uint16_t float_to_f16(float value);  // nearest even
+inline float bf16_to_float(std::uint16_t bits) {
+  const std::uint32_t wide = static_cast<std::uint32_t>(bits) << 16;
+  float value;
+  std::memcpy(&value, &wide, 4);
+  return value;
+}
+inline std::uint16_t float_to_bf16(float value) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fff;
+  return static_cast<std::uint16_t>((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
+}
+// cvt.rna.tf32.f32: 10 mantissa bits, ties away from zero.
+inline std::uint32_t round_tf32(std::uint32_t bits) {
+  return (bits & 0x7f800000u) == 0x7f800000u ? bits : (bits + 0x1000u) & 0xffffe000u;
+}
+inline float bits_to_float(std::uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+inline std::uint32_t float_to_bits(float value) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  return bits;
+}
+inline float exp_approx(float x) { return __builtin_expf(x); }
+
+// --- barriers and warp instructions ----------------------------------------------------------------------------------
+inline void sync_threads(LIGHTOPS_SITE) { emulator::barrier(0, emulator::block_threads(), LIGHTOPS_AT); }
+inline void named_barrier(int id, int threads, LIGHTOPS_SITE) { emulator::barrier(id, threads, LIGHTOPS_AT); }
+inline void sync_warp(LIGHTOPS_SITE) { emulator::sync_warp_collective(LIGHTOPS_AT); }
+float warp_shuffle_xor(float value, int mask, emulator::Site site);
+inline float shuffle_xor(float value, int mask, LIGHTOPS_SITE) { return warp_shuffle_xor(value, mask, LIGHTOPS_AT); }
+
+void warp_ldmatrix_x4(std::uint32_t* r, const void* row, emulator::Site site);
+inline void ldmatrix_x4(std::uint32_t (&r)[4], const void* row, LIGHTOPS_SITE) { warp_ldmatrix_x4(r, row, LIGHTOPS_AT); }
+enum MmaKind { kMmaF16, kMmaBf16, kMmaTf32 };
+void warp_mma(MmaKind kind, float* d, const std::uint32_t* a, const std::uint32_t* b, emulator::Site site);
+inline void mma_f16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t* b, LIGHTOPS_SITE) {
+  warp_mma(kMmaF16, d, a, b, LIGHTOPS_AT);
+}
+inline void mma_bf16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t* b, LIGHTOPS_SITE) {
+  warp_mma(kMmaBf16, d, a, b, LIGHTOPS_AT);
+}
+inline void mma_tf32(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t* b, LIGHTOPS_SITE) {
+  warp_mma(kMmaTf32, d, a, b, LIGHTOPS_AT);
+}
+
+// --- global memory ---------------------------------------------------------------------------------------------------
+template <class V>
+inline V global_read(const void* address, bool on, emulator::Site site) {
+  V value{};
+  emulator::Region* region = on ? emulator::check_global(address, sizeof(V), false, false, site) : nullptr;
+  emulator::count_global(address, on ? sizeof(V) : 0, false, region, site);
+  if (region) std::memcpy(&value, address, sizeof(V));
+  return value;
+}
+// Zero where `on` is false; the address is not touched then.
+template <class V>
+inline V load_global(const V* address, bool on = true, LIGHTOPS_SITE) {
+  return global_read<V>(address, on, LIGHTOPS_AT);
+}
+inline Vec16 load_global16(const void* address, bool on = true, LIGHTOPS_SITE) {
+  return global_read<Vec16>(address, on, LIGHTOPS_AT);
+}
+template <class V>
+inline void store_global(V* address, V value, bool on = true, LIGHTOPS_SITE) {
+  emulator::Region* region = on ? emulator::check_global(address, sizeof(V), true, false, LIGHTOPS_AT) : nullptr;
+  emulator::count_global(address, on ? sizeof(V) : 0, true, region, LIGHTOPS_AT);
+  if (region) std::memcpy(static_cast<void*>(address), &value, sizeof(V));
+}
+inline void store_global16(void* address, Vec16 value, bool on = true, LIGHTOPS_SITE) {
+  store_global(static_cast<Vec16*>(address), value, on, file, line);
+}
+inline float atomic_add(float* address, float value, LIGHTOPS_SITE) {
+  if (!emulator::check_global(address, 4, true, true, LIGHTOPS_AT)) return 0;
+  const float old = *address;
+  *address = old + value;
+  return old;
+}
+
+// --- shared memory ---------------------------------------------------------------------------------------------------
+template <class V>
+inline V load_shared(const void* address, LIGHTOPS_SITE) {
+  V value{};
+  emulator::count_shared(address, sizeof(V), false, LIGHTOPS_AT);
+  if (emulator::check_shared(address, sizeof(V), false, LIGHTOPS_AT)) std::memcpy(&value, address, sizeof(V));
+  return value;
+}
+template <class V>
+inline void store_shared(void* address, V value, LIGHTOPS_SITE) {
+  emulator::count_shared(address, sizeof(V), true, LIGHTOPS_AT);
+  if (emulator::check_shared(address, sizeof(V), true, LIGHTOPS_AT)) std::memcpy(address, &value, sizeof(V));
+}
+
+// --- asynchronous copies: 16 bytes global to shared, zeros where `on` is false ----------------------------------------
+inline void cp_async16(void* shared, const void* global, bool on, LIGHTOPS_SITE) {
+  emulator::async_copy(shared, global, 16, !on, LIGHTOPS_AT);
+}
+inline void cp_async_commit() { emulator::async_commit(); }
+template <int GroupsLeft>
+inline void cp_async_wait() {
+  emulator::async_wait(GroupsLeft);
+}
+
+// --- launch ----------------------------------------------------------------------------------------------------------
+using Stream = void*;
+template <auto kKernel, class Params>
+inline int launch(unsigned gx, unsigned gy, unsigned gz, unsigned threads, unsigned shared, Stream, const Params& params) {
+  emulator::run_grid(__PRETTY_FUNCTION__, {gx, gy, gz}, threads, shared,
+                     [](void* context) { kKernel(*static_cast<const Params*>(context)); }, const_cast<Params*>(&params));
+  return 0;
+}
+
+}  // namespace lightops::cuda

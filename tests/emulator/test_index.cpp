@@ -1,0 +1,89 @@
+// Index arithmetic of the kernels and the planner around 2^31 and 2^33: overflow would be undefined behaviour, which the
+// sanitizer stops at, or a wrong number, which a check stops at.
+#include <cstdio>
+#include <cstdlib>
+
+#include "addressing.cuh"
+#include "plan_pair.h"
+
+using namespace lightops;
+using namespace lightops::cuda;
+
+#define CHECK(condition)                                        \
+  do {                                                          \
+    if (!(condition)) {                                         \
+      std::printf("line %d: %s\n", __LINE__, #condition);       \
+      std::exit(1);                                             \
+    }                                                           \
+  } while (false)
+
+constexpr int64_t kTwo31 = INT64_C(1) << 31;
+
+void offsets() {
+  View v{};
+  v.pixel = 2048;
+  v.image = kTwo31 + 8;
+  CHECK(pixel_offset(v, 3, 5) == 3 * (kTwo31 + 8) + 5 * 2048);
+  CHECK(pixel_offset(v, 0, kTwo31 - 1) == (kTwo31 - 1) * 2048);  // 2^42
+  v.image = INT64_C(1) << 33;
+  CHECK(pixel_offset(v, 7, 1) == (INT64_C(7) << 33) + 2048);
+  Tile t{};
+  t.tile_h = 8, t.tile_w = 16, t.tiles_y = 1 << 12, t.tiles_x = 1 << 12;
+  const TilePlace last = place_tile(t, 0x7fffffff);
+  CHECK(last.x == ((1 << 12) - 1) * 16 && last.y == ((1 << 12) - 1) * 8 && last.image == 127);
+}
+
+Nhwc tensor(int64_t n, int64_t h, int64_t w, int64_t c) {
+  static unsigned char somewhere[64];
+  return {somewhere, n, h, w, c, c, h * w * c};
+}
+
+ConvPlan pointwise(int64_t n, int64_t h, int64_t w, int64_t c, int64_t o) {
+  ConvProblem p;
+  p.element_bytes = 2;
+  p.x = tensor(n, h, w, c);
+  p.out = tensor(n, h, w, o);
+  return plan_conv(p, Device{132, 227 * 1024, false});
+}
+
+void planner() {
+  // One row of 2^31 - 1 pixels is the last that is flattened; one pixel more goes image by image.
+  const ConvPlan flat = pointwise(1, 1, kTwo31 - 1, 8, 8);
+  CHECK(flat.refusal == nullptr && flat.args.images == 1 && flat.args.x.width == kTwo31 - 1);
+  CHECK(flat.blocks == (kTwo31 - 1 + 127) / 128);
+  const ConvPlan per_image = pointwise(2, 1 << 15, 1 << 15, 8, 8);
+  CHECK(per_image.refusal == nullptr && per_image.args.images == 2 && per_image.args.x.width == 1 << 30);
+  CHECK(pointwise(1, 1 << 16, 1 << 15, 8, 8).refusal != nullptr);  // 2^31 pixels an image
+  CHECK(pointwise(1, 4, 4, 65536, 8).refusal != nullptr);
+  // The workspace of a split counts bytes in 64 bits.
+  ConvProblem p;
+  p.element_bytes = 2;
+  p.x = tensor(1, 1, 64, 4096);
+  p.out = tensor(1, 1, 64, 1 << 20);
+  const ConvPlan split = plan_conv(p, Device{1 << 20, 227 * 1024, false});
+  CHECK(split.splits > 1 && split.workspace == split.splits * INT64_C(64) * (1 << 20) * 4);
+}
+
+// Every plan's tile covers the map, fits its limits, and its halo rows are what its pixels read.
+void tiles() {
+  for (int k = 1; k <= 5; k += 2)
+    for (int stride = 1; stride <= 2; ++stride)
+      for (int h = 1; h <= 60; h += 7)
+        for (int w = 1; w <= 60; w += 5) {
+          const Geometry g{k, k, stride, stride, k / 2, k / 2, 1, 1};
+          const TileLimits limits{128, 384, true};
+          Tile t{};
+          CHECK(choose_tile(limits, g, h, w, &t));
+          CHECK(t.tile_h * t.tile_w <= 128 && t.slots <= 384);
+          CHECK(t.tile_h * t.tiles_y >= h && t.tile_w * t.tiles_x >= w);
+          CHECK(t.tile_h * (t.tiles_y - 1) < h && t.tile_w * (t.tiles_x - 1) < w);
+          const int last = halo_slot(t, g, t.tile_h * t.tile_w - 1) + tap_slot(t, g, k * k - 1);
+          CHECK(last < t.slots);
+        }
+}
+
+int main() {
+  offsets();
+  planner();
+  tiles();
+}
