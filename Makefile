@@ -38,9 +38,9 @@ export PYTHONSAFEPATH := 1
 WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
 
-.PHONY: help bench test test-long test-mutants lint lint-cxx format native asan aarch64 build data install clean
+.PHONY: help bench test test-long test-mutants lint lint-cxx format native cuda asan aarch64 build data install clean
 help:
-	@echo "make bench | test | test-long | test-mutants | lint | lint-cxx | format | native | asan | aarch64 | build | clean"
+	@echo "make bench | test | test-long | test-mutants | lint | lint-cxx | format | native | cuda | asan | aarch64 | build | clean"
 
 bench: build $(STAMPS)/bench $(STAMPS)/data
 	$(PY) -m lightops bench $(BENCH_ARGS)
@@ -68,9 +68,12 @@ format: $(STAMPS)/lint
 	$(PY) -m ruff format .
 	$(CXX_FILES) | xargs $(BIN)clang-format -i
 
-# Kernels without torch: the C++ compiler alone with the self-test, nvcc alone where it is there.
+# Kernels without torch: the C++ compiler alone with the self-test; nvcc alone with the table of registers and spills.
 native: python-version
 	$(PYTHON) -m build_backend native
+
+cuda: python-version
+	$(PYTHON) -m build_backend cuda
 
 aarch64: python-version
 	$(PYTHON) -m build_backend aarch64

@@ -8,7 +8,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-from build_backend import host, plan, runner
+from build_backend import cuda_report, host, plan, runner
 
 # What `make aarch64` needs: Debian package -> the commands that it brings (any one will do).
 CROSS_TOOLS = {
@@ -43,16 +43,24 @@ def _run_selftest(tools: plan.Toolchain, folder: Path, *launcher: str) -> None:
 
 
 def native() -> None:
-    """Kernels with the C++ compiler alone and their self-test; CUDA kernels with nvcc alone where both are there."""
+    """Kernels with the C++ compiler alone and their self-test. `cuda` does the same for nvcc."""
     tools = plan.Toolchain(host.find_cxx())
-    folder = plan.ROOT / "build" / ("native-sanitize" if tools.sanitize else "native")
-    _run_selftest(tools, folder)
+    _run_selftest(tools, plan.ROOT / "build" / ("native-sanitize" if tools.sanitize else "native"))
+
+
+def cuda() -> None:
+    """CUDA kernels with nvcc alone, for every architecture; a table of what each became, and failure on a spill."""
     nvcc = host.find_nvcc()
-    if nvcc is None or not plan.sources("cuda", ".cu"):
-        print("CUDA kernels: not compiled:", "no nvcc" if nvcc is None else "none in csrc/cuda")
-        return
-    runner.run(plan.cuda_objects(tools, nvcc, folder), folder / "nvcc")
-    print(f"CUDA kernels: compiled with nvcc {nvcc.version} for {' '.join(plan.cuda_archs(nvcc))}")
+    if nvcc is None:
+        raise host.BuildError("make cuda needs nvcc, on PATH or in CUDA_HOME")
+    folder = plan.ROOT / "build" / "cuda"
+    steps = plan.cuda_objects(plan.Toolchain(host.find_cxx()), nvcc, folder)
+    runner.run(steps, folder)
+    table = cuda_report.read([step.output for step in steps if step.tool == "nvcc"])
+    cuda_report.write(table, plan.ROOT / "lightops" / "_cuda_kernels.json", nvcc.version)
+    print(cuda_report.summary(table))
+    if bad := cuda_report.faults(table):
+        raise host.BuildError("; ".join(bad))
 
 
 def aarch64() -> None:
@@ -66,7 +74,7 @@ def aarch64() -> None:
     _run_selftest(tools, plan.ROOT / "build" / "aarch64", *launcher)
 
 
-VERBS = {verb.__name__: verb for verb in (requirements, torchvision, native, aarch64)}
+VERBS = {verb.__name__: verb for verb in (requirements, torchvision, native, cuda, aarch64)}
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] not in VERBS:

@@ -42,6 +42,11 @@ class Torch(NamedTuple):
     def lib(self) -> Path:
         return self.root / "lib"
 
+    @property
+    def cuda(self) -> bool:
+        """Whether this torch has CUDA. Whether a GPU is visible is another matter, and none of the build's."""
+        return (self.lib / "libtorch_cuda.so").is_file()
+
 
 class Nvcc(NamedTuple):
     command: str

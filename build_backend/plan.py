@@ -11,6 +11,7 @@
 import os
 import platform
 import shlex
+import sys
 import sysconfig
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,15 +96,25 @@ def native_test(tools: Toolchain, folder: Path) -> tuple[Path, list[Step]]:
 
 
 def cuda_objects(tools: Toolchain, nvcc: host.Nvcc, folder: Path) -> list[Step]:
-    """The CUDA kernels: nvcc and the seam headers alone."""
+    """The CUDA kernels by nvcc, their planner by the C++ compiler: the seam headers alone. What ptxas says of each
+    kernel goes to a log beside the object, for `make cuda`."""
     mode = ("-g", "-lineinfo") if tools.debug else ("-O3",)
+    include = f"-I{CSRC / 'cuda'}"
     compile_ = (nvcc.command, "-ccbin", tools.cxx[-1], "-std=c++17", *mode, *_gencode(cuda_archs(nvcc)))
-    compile_ += ("-Xcompiler", "-fPIC,-fvisibility=hidden", f"-I{CSRC / 'include'}", f"-I{CSRC / 'cuda'}")
-    steps = []
+    # The planner's constexpr size formulas are shared with the kernels.
+    compile_ += ("--expt-relaxed-constexpr", "-Xptxas", "-v")
+    compile_ += ("-Xcompiler", "-fPIC,-fvisibility=hidden", f"-I{CSRC / 'include'}", include)
+    steps = [tools.object(src, folder / "cuda" / f"{src.stem}.cpp.o", include) for src in sources("cuda")]
     for src in sources("cuda", ".cu"):
         out = folder / "cuda" / f"{src.stem}.o"
         command = (*compile_, "-MMD", "-MF", str(out.with_suffix(".d")), "-c", str(src), "-o", str(out))
-        steps.append(Step(out, command, (src,), out.with_suffix(".d"), "nvcc"))
+        logged = (
+            sys.executable,
+            str(ROOT / "build_backend" / "ptxas.py"),
+            str(out.with_suffix(".ptxas.txt")),
+            *command,
+        )
+        steps.append(Step(out, logged, (src,), out.with_suffix(".d"), "nvcc"))
     return steps
 
 
@@ -163,6 +174,8 @@ def cuda_choice(torch: host.Torch) -> tuple[host.Nvcc | None, str]:
         if wish == "1":
             raise host.BuildError(f"LIGHTOPS_CUDA=1, but {reason}")
         return None, f"not built: {reason}"
+    if wish == "auto" and not torch.cuda:
+        return None, "not built: this torch has no CUDA (LIGHTOPS_CUDA=1 builds the kernels all the same)"
     return nvcc, f"built with nvcc {nvcc.version} for {' '.join(cuda_archs(nvcc))}"
 
 
@@ -186,12 +199,13 @@ def cuda_archs(nvcc: host.Nvcc) -> list[str]:
 
 
 def _gencode(archs: list[str]) -> list[str]:
-    flags = []
-    for arch in archs:
-        number = arch.removesuffix("+PTX").replace(".", "")
-        flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
-        if arch.endswith("+PTX"):
-            flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
+    """One intermediate code for all architectures, the oldest's: the kernels use nothing newer, and the front end,
+    half of the compile time, then runs once."""
+    numbers = [arch.removesuffix("+PTX").replace(".", "") for arch in archs]
+    virtual = f"compute_{min(numbers, key=int)}"
+    flags = [f"-gencode=arch={virtual},code=sm_{number}" for number in numbers]
+    if any(arch.endswith("+PTX") for arch in archs):
+        flags.append(f"-gencode=arch={virtual},code={virtual}")
     return flags
 
 

@@ -1,4 +1,4 @@
-"""The `lightops` command: bench, check, explain, info."""
+"""The `lightops` command: bench, check, explain, info, kernels."""
 
 import click
 
@@ -7,6 +7,7 @@ from lightops.cli.bench import bench
 from lightops.cli.check import check
 from lightops.cli.explain import explain
 from lightops.cli.info import info
+from lightops.cli.kernels import kernels
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -15,5 +16,5 @@ def main() -> None:
     """Fused kernels for light CNNs (DenseNet, SqueezeNet, MobileNet) in PyTorch."""
 
 
-for command in (bench, check, explain, info):
+for command in (bench, check, explain, info, kernels):
     main.add_command(command)
