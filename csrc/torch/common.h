@@ -45,8 +45,7 @@ inline DType dtype_of(const char* op, const char* name, const Tensor& t) {
 inline ScalarType compute_type(DType type) { return type == DType::f64 ? ScalarType::Double : ScalarType::Float; }
 
 // A 4-D tensor with channels innermost, rows of pixels dense; pixels may be wider than the channels.
-inline Nhwc image_of(const char* op, const char* name, const Tensor& t) {
-  STD_TORCH_CHECK(t.is_cpu(), "lightops::", op, ": '", name, "' is not on the CPU");
+inline Nhwc layout_of(const char* op, const char* name, const Tensor& t) {
   STD_TORCH_CHECK(t.dim() == 4, "lightops::", op, ": '", name, "' has shape ", shape_of(t), "; want 4 dimensions [N, C, H, W]");
   Nhwc v;
   v.data = t.data_ptr();
@@ -63,6 +62,10 @@ inline Nhwc image_of(const char* op, const char* name, const Tensor& t) {
                   "or a channel slice of it), got shape ", shape_of(t), " with strides ", t.stride(0), ", ", t.stride(1), ", ",
                   t.stride(2), ", ", t.stride(3));
   return v;
+}
+inline Nhwc image_of(const char* op, const char* name, const Tensor& t) {
+  STD_TORCH_CHECK(t.is_cpu(), "lightops::", op, ": '", name, "' is not on the CPU");
+  return layout_of(op, name, t);
 }
 
 inline void check_size(const char* op, const char* name, const Tensor& t, std::initializer_list<int64_t> want) {

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from lightops import _env, _ext
+from lightops.kernels import cuda
 
 ORDER = ("cuda", "triton", "cpu", "reference")
 # Read once: the library is loaded at import or not at all, and tracing must not follow the file system.
@@ -124,6 +125,18 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
         yield from tensors_in(list(value.values()))
 
 
+def _inference_reasons(args: tuple, kwargs: dict[str, Any]) -> list[str]:
+    """Reasons against any of the native kernels: they are inference kernels, outside torch's transforms."""
+    reasons = []
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors_in((args, kwargs))):
+        reasons.append("gradients required")
+    if autocasts(args[0]):
+        reasons.append("autocast is on, which casts each operation of the reference")
+    if not torch.compiler.is_compiling() and _transformed():
+        reasons.append("inside a torch.func transform or forward-mode differentiation")
+    return reasons
+
+
 def cpu_supports(*args: Any, **kwargs: Any) -> list[str]:
     """Reasons against the CPU kernels: not built, other device or dtype, or a gradient is wanted (they are inference
     kernels)."""
@@ -133,13 +146,18 @@ def cpu_supports(*args: Any, **kwargs: Any) -> list[str]:
         reasons.append(f"input is on {x.device}, wants cpu")
     if x.dtype not in KERNEL_DTYPES:
         reasons.append(f"dtype {x.dtype} has no kernel")
-    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors_in((args, kwargs))):
-        reasons.append("gradients required")
-    if autocasts(x):
-        reasons.append("autocast is on, which casts each operation of the reference")
-    if not torch.compiler.is_compiling() and _transformed():
-        reasons.append("inside a torch.func transform or forward-mode differentiation")
-    return reasons
+    return reasons + _inference_reasons(args, kwargs)
+
+
+def cuda_supports(*args: Any, **kwargs: Any) -> list[str]:
+    """Reasons against the CUDA kernels: not built, no device, other dtype, or a gradient is wanted."""
+    x = args[0]
+    if x.device.type != "cuda":
+        return [f"input is on {x.device}, wants cuda"]
+    reasons = [why] if (why := _ext.cuda_reason()) else []
+    if x.dtype not in cuda.DTYPES:
+        reasons.append(f"dtype {x.dtype} has no kernel")
+    return reasons + _inference_reasons(args, kwargs)
 
 
 def autocasts(x: Tensor) -> bool:
@@ -149,6 +167,11 @@ def autocasts(x: Tensor) -> bool:
 
 def cpu_backend(run: Callable[..., Tensor]) -> Backend:
     return Backend("cpu", cpu_supports, run)
+
+
+def cuda_backend(run: Callable[..., Tensor]) -> Backend:
+    """`run` is the CPU backend's: packing and the registered op both go by the tensors' device."""
+    return Backend("cuda", cuda_supports, run)
 
 
 def reference_backend(reference: Callable[..., Tensor]) -> Backend:

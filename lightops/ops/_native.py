@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightops import _ext
+from lightops.kernels import cuda
 from lightops.ops._dispatch import BackendUnavailable
 from lightops.reference import ACTIVATIONS, BatchNormParams, bn_affine
 
@@ -101,13 +102,19 @@ def fold(bias: Tensor | None, bn: BatchNormParams | None, dtype: torch.dtype) ->
     return scale, None if bias is None else bias.detach().to(accumulate_dtype(dtype)).contiguous()
 
 
-def pack_conv(weight: Tensor, scale: Tensor | None, dtype: torch.dtype, algo: int = 0) -> Tensor:
-    """A convolution weight `[O, I, kh, kw]` times `scale` `[O]`, in the kernels' blocked order for `algo`."""
+def pack_conv(weight: Tensor, scale: Tensor | None, dtype: torch.dtype, algo: int = 0, *, flat: bool = False) -> Tensor:
+    """A convolution weight `[O, I, kh, kw]` times `scale` `[O]`, in the order of the kernels of its device: for
+    `algo` on the CPU, by taps or `flat` (the stem's order) on CUDA."""
+    if weight.is_cuda:
+        return cuda.pack_conv2d(weight, scale, dtype, flat=flat)
     return _pack_conv2d(_matching(weight, dtype), scale, algo)
 
 
 def pack_depthwise(weight: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """A depthwise weight `[C, 1, kh, kw]` times `scale` `[C]` as `[ceil(C / 16), kh*kw, 16]`, zero filled."""
+    """A depthwise weight `[C, 1, kh, kw]` times `scale` `[C]` as `[ceil(C / 16), kh*kw, 16]`, zero filled; on CUDA
+    `[kh*kw, C]`."""
+    if weight.is_cuda:
+        return cuda.pack_depthwise(weight, scale, dtype)
     return _pack_depthwise(_matching(weight, dtype), scale)
 
 

@@ -17,7 +17,7 @@ from lightops.ops._check import (
     conv_out_size,
     pair,
 )
-from lightops.ops._dispatch import OpTable, cpu_backend, reference_backend
+from lightops.ops._dispatch import OpTable, cpu_backend, cuda_backend, reference_backend
 from lightops.ops._native import (
     ACT_CODE,
     affine,
@@ -150,7 +150,7 @@ def run_bn_relu_conv2d(x: Tensor, packed: BNReLUConv2dPacked) -> Tensor:
     return to_nchw(out) if nchw and not packed.channels_last else out
 
 
-def _cpu(x: Tensor, bn: BatchNormParams | None, weight: Tensor, bias: Tensor | None, **options) -> Tensor:
+def _native_run(x: Tensor, bn: BatchNormParams | None, weight: Tensor, bias: Tensor | None, **options) -> Tensor:
     return run_bn_relu_conv2d(x, pack_bn_relu_conv2d(bn, weight, bias, x.dtype, **options))
 
 
@@ -172,6 +172,8 @@ def _fake(
     return nhwc_empty(x, out_channels, conv_out_size("bn_relu_conv2d", x.shape[2:], kernel, stride, padding, dilation))
 
 
-_TABLE = OpTable("bn_relu_conv2d", cpu_backend(_cpu), reference_backend(reference.bn_relu_conv2d))
+_TABLE = OpTable(
+    "bn_relu_conv2d", cuda_backend(_native_run), cpu_backend(_native_run), reference_backend(reference.bn_relu_conv2d)
+)
 _native = native_op("bn_relu_conv2d")
 register_fake("bn_relu_conv2d", _fake)

@@ -16,7 +16,7 @@ from lightops.ops._check import (
     check_weight,
     is_unbatched,
 )
-from lightops.ops._dispatch import OpTable, cpu_backend, reference_backend
+from lightops.ops._dispatch import OpTable, cpu_backend, cuda_backend, reference_backend
 from lightops.ops._native import (
     ACT_CODE,
     fold,
@@ -102,7 +102,7 @@ def run_conv1x1_bn_act(x: Tensor, packed: Conv1x1BNActPacked, residual: Tensor |
     return to_nchw(out) if nchw and not channels_last else out
 
 
-def _cpu(
+def _native_run(
     x: Tensor, weight: Tensor, bias: Tensor | None, bn: BatchNormParams | None, *, act: str, residual: Tensor | None
 ) -> Tensor:
     return run_conv1x1_bn_act(x, pack_conv1x1_bn_act(weight, bias, bn, act, x.dtype), residual)
@@ -112,6 +112,8 @@ def _fake(x: Tensor, w: Tensor, bias: Tensor | None, out_channels: int, act: int
     return nhwc_empty(x, out_channels, x.shape[2:])
 
 
-_TABLE = OpTable("conv1x1_bn_act", cpu_backend(_cpu), reference_backend(reference.conv1x1_bn_act))
+_TABLE = OpTable(
+    "conv1x1_bn_act", cuda_backend(_native_run), cpu_backend(_native_run), reference_backend(reference.conv1x1_bn_act)
+)
 _native = native_op("conv1x1_bn_act")
 register_fake("conv1x1_bn_act", _fake)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightops import reference
 from lightops.ops._check import check_bn, check_input, check_map, check_weight, check_winograd
-from lightops.ops._dispatch import OpTable, cpu_backend, reference_backend
+from lightops.ops._dispatch import OpTable, cpu_backend, cuda_backend, reference_backend
 from lightops.ops._native import (
     affine,
     choose_algo,
@@ -137,7 +137,7 @@ def _check_layer(op: str, arg: str, layer: DenseLayerParams, x: Tensor, channels
         )
 
 
-def _cpu(x: Tensor, layers: Sequence[DenseLayerParams], *, winograd: int) -> Tensor:
+def _native_run(x: Tensor, layers: Sequence[DenseLayerParams], *, winograd: int) -> Tensor:
     return run_dense_block(x, pack_dense_block(layers, x.dtype, winograd))
 
 
@@ -150,7 +150,9 @@ def _fake_(buffer: Tensor, params: list[Tensor], in_channels: int, growth: int, 
     return None
 
 
-_TABLE = OpTable("dense_block", cpu_backend(_cpu), reference_backend(reference.dense_block))
+_TABLE = OpTable(
+    "dense_block", cuda_backend(_native_run), cpu_backend(_native_run), reference_backend(reference.dense_block)
+)
 _native = native_op("dense_block")
 _native_ = native_op("dense_block_")
 register_fake("dense_block", _fake)

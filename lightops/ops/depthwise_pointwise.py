@@ -18,7 +18,7 @@ from lightops.ops._check import (
     is_unbatched,
     pair,
 )
-from lightops.ops._dispatch import OpTable, cpu_backend, reference_backend
+from lightops.ops._dispatch import OpTable, cpu_backend, cuda_backend, reference_backend
 from lightops.ops._native import (
     ACT_CODE,
     fold,
@@ -153,7 +153,7 @@ def run_depthwise_pointwise(x: Tensor, packed: DepthwisePointwisePacked, residua
     return to_nchw(out) if nchw and not packed.channels_last else out
 
 
-def _cpu(x: Tensor, dw_weight: Tensor, pw_weight: Tensor, *, residual: Tensor | None, **options) -> Tensor:
+def _native_run(x: Tensor, dw_weight: Tensor, pw_weight: Tensor, *, residual: Tensor | None, **options) -> Tensor:
     return run_depthwise_pointwise(x, pack_depthwise_pointwise(dw_weight, pw_weight, x.dtype, **options), residual)
 
 
@@ -177,6 +177,11 @@ def _fake(
     )
 
 
-_TABLE = OpTable("depthwise_pointwise", cpu_backend(_cpu), reference_backend(reference.depthwise_pointwise))
+_TABLE = OpTable(
+    "depthwise_pointwise",
+    cuda_backend(_native_run),
+    cpu_backend(_native_run),
+    reference_backend(reference.depthwise_pointwise),
+)
 _native = native_op("depthwise_pointwise")
 register_fake("depthwise_pointwise", _fake)

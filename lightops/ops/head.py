@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightops import reference
 from lightops.ops._check import check_act, check_bias, check_bn, check_companion, check_input, check_tensor
-from lightops.ops._dispatch import OpTable, cpu_backend, reference_backend
+from lightops.ops._dispatch import OpTable, cpu_backend, cuda_backend, reference_backend
 from lightops.ops._native import ACT_CODE, affine, fold, native_op, pack_conv, register_fake, to_nhwc
 from lightops.reference import BatchNormParams
 
@@ -98,7 +98,9 @@ def _check_classifier(op: str, weight: Tensor, bias: Tensor | None, x: Tensor, c
     check_bias(op, "bias", bias, x, weight.shape[0])
 
 
-def _cpu(x: Tensor, bn: BatchNormParams | None, *, act: str, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+def _native_run(
+    x: Tensor, bn: BatchNormParams | None, *, act: str, weight: Tensor | None, bias: Tensor | None
+) -> Tensor:
     return run_head(x, pack_head(bn, act, weight, bias, x.dtype))
 
 
@@ -114,6 +116,6 @@ def _fake(
     return torch.empty((x.shape[0], out_features if fc is not None else x.shape[1]), dtype=x.dtype, device=x.device)
 
 
-_TABLE = OpTable("head", cpu_backend(_cpu), reference_backend(reference.head))
+_TABLE = OpTable("head", cuda_backend(_native_run), cpu_backend(_native_run), reference_backend(reference.head))
 _native = native_op("head")
 register_fake("head", _fake)

@@ -18,7 +18,7 @@ from lightops.ops._check import (
     pair,
     pool_out_size,
 )
-from lightops.ops._dispatch import OpTable, cpu_backend, reference_backend
+from lightops.ops._dispatch import OpTable, cpu_backend, cuda_backend, reference_backend
 from lightops.ops._native import (
     ACT_CODE,
     fold,
@@ -109,8 +109,8 @@ def pack_stem(
     scale, bias = fold(bias, bn, dtype)
     pool_args = () if pool is None else (pool.kernel, pool.stride, pool.padding, int(pool.ceil_mode))
     return StemPacked(
-        pack_conv(weight, scale, dtype), bias, weight.shape[0], (weight.shape[2], weight.shape[3]), stride, padding,
-        ACT_CODE[act], pool_args, suggests_channels_last(weight),
+        pack_conv(weight, scale, dtype, flat=True), bias, weight.shape[0], (weight.shape[2], weight.shape[3]), stride,
+        padding, ACT_CODE[act], pool_args, suggests_channels_last(weight),
     )  # fmt: skip
 
 
@@ -142,7 +142,7 @@ def _as_it_lies(x: Tensor) -> tuple[Tensor, bool]:
     return to_nhwc(x)
 
 
-def _cpu(x: Tensor, weight: Tensor, bias: Tensor | None, bn: BatchNormParams | None, **options) -> Tensor:
+def _native_run(x: Tensor, weight: Tensor, bias: Tensor | None, bn: BatchNormParams | None, **options) -> Tensor:
     return run_stem(x, pack_stem(weight, bias, bn, x.dtype, **options))
 
 
@@ -175,7 +175,7 @@ def _fake_out(
     return None
 
 
-_TABLE = OpTable("stem", cpu_backend(_cpu), reference_backend(reference.stem))
+_TABLE = OpTable("stem", cuda_backend(_native_run), cpu_backend(_native_run), reference_backend(reference.stem))
 _native = native_op("stem")
 _native_out = native_op("stem_out")
 register_fake("stem", _fake)

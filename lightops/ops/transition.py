@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightops import reference
 from lightops.ops._check import check_bias, check_bn, check_input, check_weight
-from lightops.ops._dispatch import OpTable, cpu_backend, reference_backend
+from lightops.ops._dispatch import OpTable, cpu_backend, cuda_backend, reference_backend
 from lightops.ops._native import (
     affine,
     fold,
@@ -91,7 +91,7 @@ def run_transition_out(x: Tensor, packed: TransitionPacked, out: Tensor) -> Tens
     return out
 
 
-def _cpu(x: Tensor, bn: BatchNormParams, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _native_run(x: Tensor, bn: BatchNormParams, weight: Tensor, bias: Tensor | None) -> Tensor:
     return run_transition(x, pack_transition(bn, weight, bias, x.dtype))
 
 
@@ -103,7 +103,9 @@ def _fake_out(x: Tensor, scale: Tensor, shift: Tensor, w: Tensor, bias: Tensor |
     return None
 
 
-_TABLE = OpTable("transition", cpu_backend(_cpu), reference_backend(reference.transition))
+_TABLE = OpTable(
+    "transition", cuda_backend(_native_run), cpu_backend(_native_run), reference_backend(reference.transition)
+)
 _native = native_op("transition")
 _native_out = native_op("transition_out")
 register_fake("transition", _fake)

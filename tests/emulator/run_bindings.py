@@ -1,0 +1,113 @@
+"""What test_bindings.py runs: `run_bindings.py LIBRARY ops|errors|public`."""
+
+import ctypes
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).resolve().parents[2])]
+
+from cases import CASES, dense_block_truth  # noqa: E402
+from drawing import compare  # noqa: E402
+
+SEEDS = 25
+library = None
+
+
+def faults():
+    return json.loads(library.bindings_faults())
+
+
+def ops() -> None:
+    """Every operator on the random cases, through the dispatcher."""
+    for op in CASES:
+        for seed in range(SEEDS):
+            case = CASES[op](seed)
+            case.draw.tf32 = False
+            what = f"{op} seed {seed} {case.text}"
+            out = getattr(torch.ops.lightops, "dense_block_" if op == "dense_block" else op)(*case.schema)
+            assert faults() == [], what
+            truth = (out, case.want, case.magnitude) if out is not None else dense_block_truth(case)
+            compare(case.draw, *truth, what)
+            if op in ("transition", "stem"):
+                x, *rest = case.schema
+                rest.pop({"transition": 4, "stem": 2}[op])
+                getattr(torch.ops.lightops, f"{op}_out")(x, *rest, case.out)
+                assert torch.equal(case.out.nan_to_num(), out.nan_to_num()), f"{what}: _out differs"
+
+
+def raises(message: str, call, *args) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        call(*args)
+    assert message in str(caught.value), caught.value
+
+
+def errors() -> None:
+    """Wrong arguments: one clear message, and the next call works."""
+    conv = torch.ops.lightops.conv1x1_bn_act
+    x = torch.randn(1, 8, 5, 5).half().contiguous(memory_format=torch.channels_last)
+    w = torch.randn(1, 8, 8).half()
+    raises("take float16, bfloat16 and float32, got float64", conv, x.double(), w.double(), None, 8, 0, None)
+    raises("'w' must be packed for x's type", conv, x, w.float(), None, 8, 0, None)
+    raises("with 64 elements, got 32", conv, x, w[:, :4].contiguous(), None, 8, 0, None)
+    raises("'bias' must be a contiguous tensor of float32", conv, x, w, torch.zeros(8).half(), 8, 0, None)
+    raises("must have its channels innermost", conv, x.contiguous(), w, None, 8, 0, None)
+    raises("'residual' has shape", conv, x, w, None, 8, 0, x[:, :4])
+    raises("'act' is 9", conv, x, w, None, 8, 9, None)
+    raises("has scalar type", conv, x.int(), w, None, 8, 0, None)
+    want = torch.nn.functional.conv2d(x.float(), w[0, :, :, None, None].float())
+    assert torch.allclose(conv(x, w, None, 8, 0, None).float(), want, rtol=1e-2, atol=1e-2)
+
+
+def public() -> None:
+    """Raw parameters through fold, pack and run of `lightops.ops`, as a CUDA tensor would go, against the reference."""
+    # The package's own library would define the same operators again.
+    torch.ops.load_library = lambda path: None
+    from lightops.kernels import cuda
+    from lightops.ops import _native
+    from lightops.reference import BatchNormParams, DenseLayerParams
+
+    _native.pack_conv = lambda w, scale, dtype, algo=0, flat=False: cuda.pack_conv2d(w, scale, dtype, flat=flat)
+    _native.pack_depthwise = lambda w, scale, dtype: cuda.pack_depthwise(w, scale, dtype)
+    from lightops import reference
+    from lightops.ops import conv1x1_bn_act as pointwise_module  # noqa: F401
+
+    def bn(c):
+        return BatchNormParams(torch.randn(c), torch.randn(c), torch.randn(c), torch.rand(c) + 0.5, 1e-5)
+
+    def check(op, *args, **kwargs):
+        module = sys.modules[f"lightops.ops.{op}"]
+        for name in ("pack_conv", "pack_depthwise"):
+            if hasattr(module, name):
+                setattr(module, name, getattr(_native, name))
+        handle = "dense_block_" if op == "dense_block_" else op
+        module._native = getattr(torch.ops.lightops, handle).default
+        got = module._native_run(*args, **kwargs)
+        kwargs.pop("winograd", None)
+        want = getattr(reference, op)(*args, **kwargs)
+        assert faults() == []
+        assert got.shape == want.shape, op
+        assert torch.allclose(got, want, rtol=1e-4, atol=1e-4), (op, (got - want).abs().max())
+
+    torch.manual_seed(0)
+    x = torch.randn(2, 24, 9, 9).contiguous(memory_format=torch.channels_last)
+    conv = torch.randn
+    check("conv1x1_bn_act", x, conv(40, 24, 1, 1) / 5, None, bn(40), act="relu6", residual=None)
+    check("dense_block", x, [DenseLayerParams(bn(24 + 8 * i), conv(32, 24 + 8 * i, 1, 1) / 5, bn(32), conv(8, 32, 3, 3) / 17) for i in range(3)], winograd=0)  # fmt: skip  # noqa: E501
+    check("transition", x, bn(24), conv(12, 24, 1, 1) / 5, None)
+    check("fire", x, conv(8, 24, 1, 1) / 5, conv(8), conv(16, 8, 1, 1) / 3, conv(16), conv(16, 8, 3, 3) / 8, conv(16), bypass=None, winograd=0)  # fmt: skip  # noqa: E501
+    image = torch.randn(2, 3, 33, 33)
+    check("stem", image, conv(16, 3, 3, 3) / 5, None, bn(16), act="relu", stride=(2, 2), padding=(1, 1), pool=None)
+    check("head", x, bn(24), act="relu", weight=conv(10, 24) / 5, bias=conv(10))
+
+
+if __name__ == "__main__":
+    path, part = sys.argv[1:]
+    torch.ops.load_library(path)
+    library = ctypes.CDLL(path)
+    library.bindings_faults.restype = ctypes.c_char_p
+    {"ops": ops, "errors": errors, "public": public}[part]()
+    print("passed")
