@@ -14,6 +14,7 @@ from torch.autograd import forward_ad
 
 from lightops import _env, _ext
 from lightops.kernels import cuda
+from lightops.ops import _triton
 
 ORDER = ("cuda", "triton", "cpu", "reference")
 # Read once: the library is loaded at import or not at all, and tracing must not follow the file system.
@@ -149,15 +150,23 @@ def cpu_supports(*args: Any, **kwargs: Any) -> list[str]:
     return reasons + _inference_reasons(args, kwargs)
 
 
-def cuda_supports(*args: Any, **kwargs: Any) -> list[str]:
-    """Reasons against the CUDA kernels: not built, no device, other dtype, or a gradient is wanted."""
+def _gpu_reasons(library: Callable[[], str], args: tuple, kwargs: dict[str, Any]) -> list[str]:
+    """Reasons against kernels for CUDA tensors: no library or device, other dtype, or a gradient is wanted."""
     x = args[0]
     if x.device.type != "cuda":
         return [f"input is on {x.device}, wants cuda"]
-    reasons = [why] if (why := _ext.cuda_reason()) else []
+    reasons = [why] if (why := library()) else []
     if x.dtype not in cuda.DTYPES:
         reasons.append(f"dtype {x.dtype} has no kernel")
     return reasons + _inference_reasons(args, kwargs)
+
+
+def cuda_supports(*args: Any, **kwargs: Any) -> list[str]:
+    return _gpu_reasons(_ext.cuda_reason, args, kwargs)
+
+
+def triton_supports(*args: Any, **kwargs: Any) -> list[str]:
+    return _gpu_reasons(_triton.reason, args, kwargs)
 
 
 def autocasts(x: Tensor) -> bool:
@@ -169,9 +178,9 @@ def cpu_backend(run: Callable[..., Tensor]) -> Backend:
     return Backend("cpu", cpu_supports, run)
 
 
-def cuda_backend(run: Callable[..., Tensor]) -> Backend:
+def gpu_backends(run: Callable[..., Tensor]) -> tuple[Backend, Backend]:
     """`run` is the CPU backend's: packing and the registered op both go by the tensors' device."""
-    return Backend("cuda", cuda_supports, run)
+    return Backend("cuda", cuda_supports, run), Backend("triton", triton_supports, run)
 
 
 def reference_backend(reference: Callable[..., Tensor]) -> Backend:

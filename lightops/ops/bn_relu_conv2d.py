@@ -17,7 +17,7 @@ from lightops.ops._check import (
     conv_out_size,
     pair,
 )
-from lightops.ops._dispatch import OpTable, cpu_backend, cuda_backend, reference_backend
+from lightops.ops._dispatch import OpTable, cpu_backend, gpu_backends, reference_backend
 from lightops.ops._native import (
     ACT_CODE,
     affine,
@@ -173,7 +173,7 @@ def _fake(
 
 
 _TABLE = OpTable(
-    "bn_relu_conv2d", cuda_backend(_native_run), cpu_backend(_native_run), reference_backend(reference.bn_relu_conv2d)
+    "bn_relu_conv2d", *gpu_backends(_native_run), cpu_backend(_native_run), reference_backend(reference.bn_relu_conv2d)
 )
 _native = native_op("bn_relu_conv2d")
 register_fake("bn_relu_conv2d", _fake)

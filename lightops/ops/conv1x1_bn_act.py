@@ -16,7 +16,7 @@ from lightops.ops._check import (
     check_weight,
     is_unbatched,
 )
-from lightops.ops._dispatch import OpTable, cpu_backend, cuda_backend, reference_backend
+from lightops.ops._dispatch import OpTable, cpu_backend, gpu_backends, reference_backend
 from lightops.ops._native import (
     ACT_CODE,
     fold,
@@ -113,7 +113,7 @@ def _fake(x: Tensor, w: Tensor, bias: Tensor | None, out_channels: int, act: int
 
 
 _TABLE = OpTable(
-    "conv1x1_bn_act", cuda_backend(_native_run), cpu_backend(_native_run), reference_backend(reference.conv1x1_bn_act)
+    "conv1x1_bn_act", *gpu_backends(_native_run), cpu_backend(_native_run), reference_backend(reference.conv1x1_bn_act)
 )
 _native = native_op("conv1x1_bn_act")
 register_fake("conv1x1_bn_act", _fake)

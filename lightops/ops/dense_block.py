@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightops import reference
 from lightops.ops._check import check_bn, check_input, check_map, check_weight, check_winograd
-from lightops.ops._dispatch import OpTable, cpu_backend, cuda_backend, reference_backend
+from lightops.ops._dispatch import OpTable, cpu_backend, gpu_backends, reference_backend
 from lightops.ops._native import (
     affine,
     choose_algo,
@@ -151,7 +151,7 @@ def _fake_(buffer: Tensor, params: list[Tensor], in_channels: int, growth: int, 
 
 
 _TABLE = OpTable(
-    "dense_block", cuda_backend(_native_run), cpu_backend(_native_run), reference_backend(reference.dense_block)
+    "dense_block", *gpu_backends(_native_run), cpu_backend(_native_run), reference_backend(reference.dense_block)
 )
 _native = native_op("dense_block")
 _native_ = native_op("dense_block_")

@@ -18,7 +18,7 @@ from lightops.ops._check import (
     is_unbatched,
     pair,
 )
-from lightops.ops._dispatch import OpTable, cpu_backend, cuda_backend, reference_backend
+from lightops.ops._dispatch import OpTable, cpu_backend, gpu_backends, reference_backend
 from lightops.ops._native import (
     ACT_CODE,
     fold,
@@ -179,7 +179,7 @@ def _fake(
 
 _TABLE = OpTable(
     "depthwise_pointwise",
-    cuda_backend(_native_run),
+    *gpu_backends(_native_run),
     cpu_backend(_native_run),
     reference_backend(reference.depthwise_pointwise),
 )

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightops import reference
 from lightops.ops._check import check_addend, check_bias, check_input, check_map, check_weight, check_winograd
-from lightops.ops._dispatch import OpTable, cpu_backend, cuda_backend, reference_backend
+from lightops.ops._dispatch import OpTable, cpu_backend, gpu_backends, reference_backend
 from lightops.ops._native import (
     choose_algo,
     fold,
@@ -144,6 +144,6 @@ def _fake(
     return nhwc_empty(x, expand1 + expand3, x.shape[2:])
 
 
-_TABLE = OpTable("fire", cuda_backend(_native_run), cpu_backend(_native_run), reference_backend(reference.fire))
+_TABLE = OpTable("fire", *gpu_backends(_native_run), cpu_backend(_native_run), reference_backend(reference.fire))
 _native = native_op("fire")
 register_fake("fire", _fake)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightops import reference
 from lightops.ops._check import check_act, check_bias, check_bn, check_companion, check_input, check_tensor
-from lightops.ops._dispatch import OpTable, cpu_backend, cuda_backend, reference_backend
+from lightops.ops._dispatch import OpTable, cpu_backend, gpu_backends, reference_backend
 from lightops.ops._native import ACT_CODE, affine, fold, native_op, pack_conv, register_fake, to_nhwc
 from lightops.reference import BatchNormParams
 
@@ -116,6 +116,6 @@ def _fake(
     return torch.empty((x.shape[0], out_features if fc is not None else x.shape[1]), dtype=x.dtype, device=x.device)
 
 
-_TABLE = OpTable("head", cuda_backend(_native_run), cpu_backend(_native_run), reference_backend(reference.head))
+_TABLE = OpTable("head", *gpu_backends(_native_run), cpu_backend(_native_run), reference_backend(reference.head))
 _native = native_op("head")
 register_fake("head", _fake)

@@ -18,7 +18,7 @@ from lightops.ops._check import (
     pair,
     pool_out_size,
 )
-from lightops.ops._dispatch import OpTable, cpu_backend, cuda_backend, reference_backend
+from lightops.ops._dispatch import OpTable, cpu_backend, gpu_backends, reference_backend
 from lightops.ops._native import (
     ACT_CODE,
     fold,
@@ -175,7 +175,7 @@ def _fake_out(
     return None
 
 
-_TABLE = OpTable("stem", cuda_backend(_native_run), cpu_backend(_native_run), reference_backend(reference.stem))
+_TABLE = OpTable("stem", *gpu_backends(_native_run), cpu_backend(_native_run), reference_backend(reference.stem))
 _native = native_op("stem")
 _native_out = native_op("stem_out")
 register_fake("stem", _fake)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightops import reference
 from lightops.ops._check import check_bias, check_bn, check_input, check_weight
-from lightops.ops._dispatch import OpTable, cpu_backend, cuda_backend, reference_backend
+from lightops.ops._dispatch import OpTable, cpu_backend, gpu_backends, reference_backend
 from lightops.ops._native import (
     affine,
     fold,
@@ -104,7 +104,7 @@ def _fake_out(x: Tensor, scale: Tensor, shift: Tensor, w: Tensor, bias: Tensor |
 
 
 _TABLE = OpTable(
-    "transition", cuda_backend(_native_run), cpu_backend(_native_run), reference_backend(reference.transition)
+    "transition", *gpu_backends(_native_run), cpu_backend(_native_run), reference_backend(reference.transition)
 )
 _native = native_op("transition")
 _native_out = native_op("transition_out")
