@@ -38,9 +38,9 @@ export PYTHONSAFEPATH := 1
 WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
 
-.PHONY: help bench test test-long test-mutants lint lint-cxx format native cuda asan aarch64 build data install clean
+.PHONY: help bench test test-long test-mutants lint lint-cxx format native cuda gpu asan aarch64 build data install clean
 help:
-	@echo "make bench | test | test-long | test-mutants | lint | lint-cxx | format | native | cuda | asan | aarch64 | build | clean"
+	@echo "make bench | test | test-long | test-mutants | lint | lint-cxx | format | native | cuda | gpu | asan | aarch64 | build | clean"
 
 bench: build $(STAMPS)/bench $(STAMPS)/data
 	$(PY) -m lightops bench $(BENCH_ARGS)
@@ -74,6 +74,14 @@ native: python-version
 
 cuda: python-version
 	$(PYTHON) -m build_backend cuda
+
+# On a machine with a GPU, with everything installed: builds for its architecture alone, tests, sanitizes, times, records.
+# No set-up step runs, so nothing is fetched.
+gpu: export TORCH_CUDA_ARCH_LIST ?= $(shell $(PY) -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())' 2>/dev/null)
+gpu: export LIGHTOPS_CUDA := 1
+gpu:
+	$(PY) setup.py --quiet build_ext --inplace
+	$(PY) benchmarks/gpu.py $(GPU_ARGS)
 
 aarch64: python-version
 	$(PYTHON) -m build_backend aarch64

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import os
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from drawing import compare
 
 from lightops import _ext
 
-SEEDS = 200
+SEEDS = int(os.environ.get("LIGHTOPS_GPU_SEEDS", "200"))
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
