@@ -26,7 +26,8 @@ extern "C" __attribute__((visibility("default"))) const char* bindings_faults() 
 }
 
 STABLE_TORCH_LIBRARY(lightops, m) {
-  // The first three have no CUDA kernel; the Python layer binds their names at import.
+  // The first four have no CUDA kernel; the Python layer binds their names at import.
+  m.def("max_pool2d(Tensor x, int[] kernel, int[] stride, int[] padding, bool ceil_mode) -> Tensor");
   m.def("pack_conv2d(Tensor weight, Tensor? scale, int algo) -> Tensor");
   m.def("pack_depthwise(Tensor weight, Tensor? scale) -> Tensor");
   m.def(
