@@ -19,7 +19,8 @@ Tensor max_pool2d(Tensor x, Ints kernel, Ints stride, Ints padding, bool ceil_mo
   p.window = window_of(op, kernel, stride, padding, {1, 1});
   int64_t size[2];
   for (int axis = 0; axis < 2; ++axis) {
-    const int64_t in = axis ? p.x.w : p.x.h, k = p.window.kernel[axis], s = p.window.stride[axis], pad = p.window.padding[axis];
+    const int64_t in = axis ? p.x.w : p.x.h, k = p.window.kernel[axis], s = p.window.stride[axis],
+                  pad = p.window.padding[axis];
     STD_TORCH_CHECK(2 * pad <= k, "lightops::", op, ": 'padding' is ", pad, "; want at most half of 'kernel', ", k);
     STD_TORCH_CHECK(in > 0 && in + 2 * pad + (ceil_mode ? s - 1 : 0) >= k, "lightops::", op, ": the kernel covers ", k,
                     axis ? " columns" : " rows", " but the padded input has ", in + 2 * pad);
