@@ -58,9 +58,7 @@ class Guard:
         if tensor is None:
             self.absent.append((module.__dict__, kind, key))
             return
-        # An inference tensor counts no versions; -1 never equals a version, so the block is repacked at every call.
-        version = -1 if tensor.is_inference() else tensor._version
-        self.tensors.append((module.__dict__, kind, key, tensor, tensor.data_ptr(), version))
+        self.tensors.append((module.__dict__, kind, key, tensor, tensor.data_ptr(), tensor._version))
         # Keeping the storage alive keeps its address from being given to the next `.data =` of the same parameter.
         self.storages.append(tensor.detach())
         self._sample(tensor)

@@ -151,6 +151,12 @@ class Reader:
         if self._eager:
             if tensor is not None and type(tensor) not in (Tensor, nn.Parameter):
                 raise Decline(f"{path}.{name} is a {type(tensor).__name__}")
+            if tensor is not None and tensor.is_inference():
+                # Packing at every call would be right too, but takes several times the stock forward.
+                raise Decline(
+                    f"{path}.{name} was made in inference mode, where edits are not counted "
+                    "(build, copy and cast the model outside torch.inference_mode)"
+                )
             self.guard.watch_tensor(module, kind, name)
         return tensor
 

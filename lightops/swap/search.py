@@ -83,7 +83,7 @@ class Search:
             if proposal is not None:
                 return self._block(module, name, proposal.op, proposal.pieces, proposal.build)
             if is_sequential(module):
-                return self._sequential(module, name)
+                return self._sequential(module, name, in_sequential)
             if self._is_classifier(module, name, in_sequential):
                 return self._block(module, name, LinearPiece.op, [LinearPiece()], _linear)
         self._children(module, name)
@@ -115,7 +115,7 @@ class Search:
             return None
         return self._accept(build(_body(module, name), self.winograd), name, [Fused(name, op, backend)])
 
-    def _sequential(self, module: nn.Sequential, name: str) -> FusedModule | None:
+    def _sequential(self, module: nn.Sequential, name: str, in_sequential: bool) -> FusedModule | None:
         chain = [leaf for key, child in module._modules.items() for leaf in leaves(child, key)]
         found = self._served(module, name, find_runs(module, chain))
         below = self._children(module, name, frozenset(path for run, _ in found for path in run.paths))
@@ -126,7 +126,8 @@ class Search:
             found.append((run, Fused(_label(name, run.paths), run.piece.op, backend)))
         fused = {*below, *(path for run, _ in found for path in run.paths)}
         found += self._served(module, name, _followers(module, chain, fused, bool(self.new)))
-        if not found and len(below) < 2:
+        # Around one fused child alone there is nothing to keep channels_last, unless a Sequential goes on around it.
+        if not found and len(below) < (1 if in_sequential else 2):
             return None
         order = list(module._modules)
         found.sort(key=lambda pair: order.index(pair[0].paths[0]))

@@ -52,14 +52,14 @@ def untrivial(model: nn.Module, seed: int = 0) -> nn.Module:
             momenta = [norm.momentum for norm in norms]
             for norm in norms:
                 norm.momentum = 1.0
-            x = torch.randn(4, convs[0].in_channels, 64, 64, generator=generator)
+            x = torch.randn(8, convs[0].in_channels, 64, 64, generator=generator)
             model.train()(x)
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
                 norm.running_mean += norm.running_var.sqrt() * torch.empty_like(norm.running_var).uniform_(
-                    -0.3, 0.3, generator=generator
+                    -0.1, 0.1, generator=generator
                 )
-                norm.running_var *= torch.empty_like(norm.running_var).uniform_(0.5, 1.5, generator=generator)
+                norm.running_var *= torch.empty_like(norm.running_var).uniform_(0.8, 1.25, generator=generator)
     return model
 
 
