@@ -64,7 +64,7 @@ class Guard:
         self._sample(tensor)
 
     def _sample(self, tensor: Tensor) -> None:
-        """Remember a few words of a CPU tensor: a write through `.data` or numpy moves neither address nor version.
+        """Remember a word of a CPU tensor: a write through `.data` or numpy moves neither address nor version.
 
         Whole-tensor updates of that kind (an old optimizer, an EMA) are seen; an edit that misses all sampled words is
         not.
@@ -76,7 +76,7 @@ class Guard:
         flat = flat[tensor.storage_offset() : tensor.storage_offset() + _extent(tensor)]
         view = memoryview(flat.numpy())
         # A zero stays zero under the usual multiply, so non-zero words are preferred.
-        picks = [i for i in _spread(len(view), 16) if view[i]][:3] or [0]
+        picks = [i for i in _spread(len(view), 16) if view[i]][:1] or [0]
         self.samples += [(view, i, view[i]) for i in picks]
 
     def holds(self) -> bool:

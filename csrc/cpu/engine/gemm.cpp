@@ -159,14 +159,12 @@ void run_panels(const Gemm<C>& g, int64_t first, int64_t last) {
         for (int64_t done = 0, k = tiles; k > 0; --k) {
           const int64_t rows = ceil_div(g.inner - done, k);
           tile.a = g.a + i * g.a_outer + done * g.a_inner;
-          // The next panel is K * 128 bytes: two tiles of K steps fetch all of it.
-          const int64_t tile_index = i * tiles + tiles - k;
-          if (panel + 1 < last && tile_index < 2) {
-            tile.ahead = reinterpret_cast<const char*>(tile.b + depth * kPanel) + tile_index * depth * kCacheLine;
-            tile.ahead_step = kCacheLine;
-          } else {
-            tile.ahead_step = 0;
-          }
+          // The next matrix or panel is K * 128 bytes: two tiles of K steps fetch all of it.
+          const C* next = g.b_outer ? (i + 1 < g.outer ? tile.b + g.b_outer : nullptr)
+                                    : (panel + 1 < last ? tile.b + depth * kPanel : nullptr);
+          const int64_t index = (g.b_outer ? 0 : i * tiles) + tiles - k;
+          tile.ahead = reinterpret_cast<const char*>(next ? next : tile.b) + (index < 2 ? index * depth * kCacheLine : 0);
+          tile.ahead_step = next && index < 2 ? kCacheLine : 0;
           T* out = static_cast<T*>(g.out) + i * g.out_outer + done * g.out_inner + column;
           const T* residual = g.residual
               ? static_cast<const T*>(g.residual) + i * g.residual_outer + done * g.residual_inner + column
