@@ -97,7 +97,7 @@ asan: export UBSAN_OPTIONS := print_stacktrace=1
 asan: $(STAMPS)/test
 	$(PY) -m build_backend native
 	$(PY) setup.py --quiet build --build-base build/asan --build-lib $(ASAN_LIB)
-	LD_PRELOAD="$(call runtime,libasan.so) $(call runtime,libstdc++.so)" PYTHONPATH=$(CURDIR)/$(ASAN_LIB) \
+	LD_PRELOAD="$(call runtime,libasan.so) $(call runtime,libstdc++.so)" PYTHONPATH=$(CURDIR)/$(ASAN_LIB):$(CURDIR) \
 	    OMP_NUM_THREADS=2 $(PY) -m pytest -m "not long" --ignore=tests/packaging --ignore=tests/mutants $(PYTEST_ARGS)
 
 # In place and incremental: only what changed is compiled.
