@@ -10,6 +10,7 @@ from torch import nn
 
 import lightops
 from lightops import networks
+from lightops.bench.memory import allocation
 from lightops.modules import FallbackWarning, FusedSequential
 
 
@@ -59,7 +60,6 @@ def test_chunks_give_what_the_whole_batch_gives(pair, batch, channels_last):
     layout = torch.channels_last if channels_last else torch.contiguous_format
     x = torch.randn(batch, 3, 32, 32).contiguous(memory_format=layout)
     whole = fused.features(x)
-    fused.features(x)  # measures
     program = program_of(fused)
     program._chunk_images, program._prefix = 1, len(program._leaves) - 2
     chunked = fused.features(x)
@@ -119,6 +119,17 @@ def test_a_hook_on_a_child_sees_the_whole_batch(pair):
     fused.features[4].register_forward_hook(lambda module, args, out: seen.append(len(out)))
     assert torch.equal(fused(x), want)
     assert seen == [5]
+
+
+@pytest.mark.parametrize(("name", "share"), [("densenet121", 0.5), ("squeezenet1_1", 0.7), ("mobilenet_v2", 0.7)])
+@torch.no_grad()
+def test_activations_alive_at_once(name, share):
+    net = networks.create(name).eval().to(memory_format=torch.channels_last)
+    x = torch.randn(1, 3, 128, 128).contiguous(memory_format=torch.channels_last)
+    stock = allocation(lambda: net(x)).peak
+    lightops.swap_(net)
+    net(x)
+    assert allocation(lambda: net(x)).peak <= share * stock
 
 
 @torch.no_grad()
