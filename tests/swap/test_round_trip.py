@@ -294,9 +294,10 @@ def test_rooms_are_used_and_claimed_once(monkeypatch: pytest.MonkeyPatch) -> Non
         for _ in range(3):
             seen.clear()
             assert torch.equal(model(_image()), want)
-            assert len(seen) == 2, "the stem and the transition write into the blocks' buffers"
+            # The stem's input and the first block's buffer would be the largest pair of tensors: that block copies.
+            assert len(seen) == 1, "the transition writes into the second block's buffer"
             assert all(not prefix._lightops_room for prefix in seen), "and the blocks took them"
-        x = seen[1]
+        x = seen[0]
         again, twice = model.features.denseblock2(x), model.features.denseblock2(x)
     assert torch.equal(again, twice)
     assert len({t.data_ptr() for t in (again, twice, x)}) == 3
