@@ -38,6 +38,7 @@ template <class C> void block(const Pointwise<C>& p, int64_t rows, int64_t width
 }  // namespace
 
 template <class C> void pointwise(Pointwise<C> p, int64_t first, int64_t last) {
+  if (p.rows * p.width == 0) return;  // a task without a share
   const bool one_line = p.x_row == p.width * p.x_pixel && p.out_row == p.width * p.out_pixel &&
                         (!p.residual || p.residual_row == p.width * p.residual_pixel);
   if (one_line) {  // rows that follow each other are one long row: no short tile at the end of each
