@@ -129,6 +129,7 @@ def task(networks_file, cache) -> Task:
     return Task(subject, subject.batch(3), 1, torch.device("cpu"), torch.float32, cache / "exports")
 
 
+@pytest.mark.unsanitized
 @pytest.mark.parametrize("engine", engines.ENGINES, ids=lambda engine: engine.name)
 def test_other_runtimes_compute_the_same_network(engine, task):
     pytest.importorskip(engine.name)

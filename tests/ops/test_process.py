@@ -35,6 +35,7 @@ def test_calls_from_eight_threads(op):
         assert all(pool.map(work, range(8)))
 
 
+@pytest.mark.unsanitized
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("op", OPS)
 def test_memory_stays_flat(op):
