@@ -103,7 +103,8 @@ class Program:
             _weight_elements(leaf) <= _WEIGHTS_PER_ACTIVATION * sum(size) * self._chunk_images
             for leaf, size in zip(self._leaves, sizes, strict=True)
         ]
-        self._prefix = max((i + 1 for i, ok in enumerate(light) if ok), default=0)
+        # A GPU wants the whole batch at once: it has no cache of its own for each image in flight.
+        self._prefix = max((i + 1 for i, ok in enumerate(light) if ok), default=0) if x.device.type == "cpu" else 0
         peak = max(map(sum, sizes))
         for i, (leaf, block) in enumerate(pairwise(self._leaves)):
             producer = leaf.runner is not None and leaf.runner.can_run_into and _is_dense_block(block)
