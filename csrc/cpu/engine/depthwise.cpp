@@ -18,6 +18,22 @@ template <class C> struct Taps {
   int64_t first, last;  // kernel rows
 };
 
+// The address of pixel j of a row: every multiple of the pixel up to 8 in x86's addressing modes from four registers.
+struct Pixels {
+  int64_t one, three, five, seven;  // bytes
+
+  explicit Pixels(int64_t bytes) : one(bytes), three(3 * bytes), five(5 * bytes), seven(7 * bytes) {}
+  LIGHTOPS_INLINE void hold() {
+    hold_integer(one);
+    hold_integer(three);
+    hold_integer(five);
+    hold_integer(seven);
+  }
+  LIGHTOPS_INLINE int64_t times(int j) const {
+    return j == 0 ? 0 : j == 3 ? three : j == 5 ? five : j == 6 ? 2 * three : j == 7 ? seven : j * one;
+  }
+};
+
 // Columns outputs side by side, 3 columns wide, Rows kernel rows, all taps inside the image; `channels` is whole vectors.
 // `in` is the first tap of the first output. At stride 1 neighbouring outputs share two of three input columns: four
 // outputs of three rows take 18 + 9 loads for 36 multiply-adds, so the multiply-adds are the bound.
@@ -25,7 +41,13 @@ template <class C, int Stride, int Columns, int Rows>
 __attribute__((noinline)) void block_3(const C* in, int64_t step, int64_t pixel, const C* weights, int64_t group_taps,
                                        const C* bias, Clamp<C> clamp, int64_t channels, C* out, int64_t out_pixel) {
   constexpr int L = kLanes<C>, kSpan = (Columns - 1) * Stride + 3;
+  Pixels pixels(pixel * int64_t(sizeof(C)));
+  const int64_t row_bytes = step * int64_t(sizeof(C));
+  const char* row[Rows];
+#pragma GCC unroll 3
+  for (int y = 0; y < Rows; ++y) row[y] = reinterpret_cast<const char*>(in) + y * row_bytes;
   for (int64_t c = 0; c < channels; c += L) {
+    pixels.hold();
     const C* w = weights + c / kGroup * group_taps * kGroup + c % kGroup;
     Vec<C> sum[Columns];
 #pragma GCC unroll 4
@@ -35,16 +57,17 @@ __attribute__((noinline)) void block_3(const C* in, int64_t step, int64_t pixel,
       Vec<C> weight[3];
 #pragma GCC unroll 3
       for (int kx = 0; kx < 3; ++kx) weight[kx] = load(w + (y * 3 + kx) * kGroup);
-      const C* row = in + y * step + c;
 #pragma GCC unroll 9
       for (int j = 0; j < kSpan; ++j) {
-        const Vec<C> v = load(row + j * pixel);
+        Vec<C> v = load(reinterpret_cast<const C*>(row[y] + pixels.times(j)));
+        hold_vector(v);
 #pragma GCC unroll 4
         for (int i = 0; i < Columns; ++i) {
           const int kx = j - i * Stride;
           if (kx >= 0 && kx < 3) sum[i] += v * weight[kx];
         }
       }
+      row[y] += kVecBytes;
     }
     const Vec<C> shift = bias ? load(bias + c) : Vec<C>{};
 #pragma GCC unroll 4

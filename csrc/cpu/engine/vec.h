@@ -62,6 +62,17 @@ template <class T> using Compute = typename ComputeOf<T>::type;
 
 constexpr int64_t kCacheLine = 64;
 
+// Keeps a value in a register from here on. GCC otherwise folds a load into every multiply-add that uses it, or keeps
+// every address of an unrolled loop alive: in the depthwise kernels that doubled the loads and spilled the addresses.
+#if defined(__x86_64__)
+template <class V> LIGHTOPS_INLINE void hold_vector(V& v) { asm("" : "+v"(v)); }
+#elif defined(__aarch64__)
+template <class V> LIGHTOPS_INLINE void hold_vector(V& v) { asm("" : "+w"(v)); }
+#else
+template <class V> LIGHTOPS_INLINE void hold_vector(V&) {}
+#endif
+LIGHTOPS_INLINE void hold_integer(int64_t& i) { asm("" : "+r"(i)); }
+
 template <class V, class S> LIGHTOPS_INLINE V bit_cast(S s) {
   static_assert(sizeof(V) == sizeof(S), "bit_cast keeps the size");
   V v;
