@@ -2,7 +2,7 @@
 
     csrc/cpu/**/*.cpp     one object per instruction set   \\
     csrc/cpu/once/*.cpp   one object (ISA choice, packing)  >  _ops.so   stable ABI, loaded by torch.ops.load_library
-    csrc/torch/*.cpp      stable-ABI bindings              /
+    csrc/torch/*.cpp      stable-ABI bindings              /      training/*.cpp too
     csrc/python/*.cpp     pybind11, no torch            -> _C.<tag>.so   with the parts of csrc/cpu that it refers to
     csrc/cuda/*.cu        nvcc, no torch                \\
     csrc/torch/cuda/*.cpp stable-ABI bindings            -> _cuda.so
@@ -125,7 +125,11 @@ def _torch_flags(torch: host.Torch) -> tuple[str, ...]:
 
 def ops_library(tools: Toolchain, torch: host.Torch, kernels: list[Step], folder: Path, target: Path) -> list[Step]:
     """`_ops.so`: nothing when there are no bindings."""
-    objects = [tools.object(s, folder / "torch" / f"{s.stem}.o", *_torch_flags(torch)) for s in sources("torch")]
+    base = CSRC / "torch"
+    objects = [
+        tools.object(s, (folder / "torch" / s.relative_to(base)).with_suffix(".o"), *_torch_flags(torch))
+        for s in [*sources("torch"), *sources("torch/training")]
+    ]
     if not objects:
         return []
     inputs = [step.output for step in (*objects, *kernels)]

@@ -14,7 +14,7 @@ enum class Act : int32_t { none = 0, relu = 1, relu6 = 2, hardswish = 3, silu = 
 // How a 3x3 stride-1 convolution is computed. The number is the Winograd output tile.
 enum class Algo : int32_t { direct = 0, winograd2 = 2, winograd4 = 4 };
 
-enum class Status : int32_t { ok = 0, unsupported_dtype = 1, unsupported_algo = 2 };
+enum class Status : int32_t { ok = 0, unsupported_dtype = 1, unsupported_algo = 2, unsupported_groups = 3 };
 
 // A 4-D tensor [N, H, W, C], channels innermost with stride 1. Strides are in elements.
 // `pixel` may exceed `c`: a channel slice of a wider buffer is a legal view. Rows are dense: row stride = w * pixel.

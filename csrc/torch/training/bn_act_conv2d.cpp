@@ -1,0 +1,149 @@
+#include "lightops/training/bn_act_conv2d.h"
+
+#include "common.h"
+
+namespace lightops {
+namespace binding {
+namespace {
+
+using Bools = std::vector<bool>;
+
+// What forward and backward check alike, and the size of y.
+struct Geometry {
+  Window window;
+  int64_t h, w;
+  int64_t work;  // multiply-adds
+};
+
+Geometry check_convolution(const char* op, const Nhwc& x, const Tensor& weight, const Ints& stride, const Ints& padding,
+                           const Ints& dilation, int64_t groups, bool pool) {
+  STD_TORCH_CHECK(weight.dim() == 4 && weight.numel() > 0, "lightops::", op, ": 'weight' has shape ", shape_of(weight),
+                  "; want [K, C / groups, kh, kw]");
+  STD_TORCH_CHECK(groups == 1 || (groups == x.c && weight.size(0) == x.c), "lightops::", op, ": 'groups' is ", groups,
+                  " with ", x.c, " input and ", weight.size(0), " output channels; want 1, or C for C channels in and out");
+  STD_TORCH_CHECK(weight.size(1) * groups == x.c, "lightops::", op, ": 'weight' of shape ", shape_of(weight), " with groups ",
+                  groups, " expects ", weight.size(1) * groups, " channels, got ", x.c);
+  Geometry g;
+  g.window = window_of(op, {weight.size(2), weight.size(3)}, stride, padding, dilation);
+  Nhwc u = x;
+  if (pool) {
+    const Window& w = g.window;
+    STD_TORCH_CHECK(groups == 1 && w.kernel[0] == 1 && w.kernel[1] == 1 && w.stride[0] == 1 && w.stride[1] == 1 &&
+                        w.padding[0] == 0 && w.padding[1] == 0,
+                    "lightops::", op, ": 'pool' needs a 1x1 convolution of groups 1, stride 1 and padding 0");
+    u.h /= 2;
+    u.w /= 2;
+  }
+  check_fits(op, g.window, u);
+  g.h = g.window.out(0, u.h);
+  g.w = g.window.out(1, u.w);
+  g.work = x.n * g.h * g.w * weight.numel();
+  return g;
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor> bn_act_conv2d(Tensor x, OptionalTensor mean, OptionalTensor var, OptionalTensor gamma,
+                                                 OptionalTensor beta, double eps, int64_t act, Tensor weight,
+                                                 OptionalTensor bias, Ints stride, Ints padding, Ints dilation,
+                                                 int64_t groups, bool pool, bool stats) {
+  const char* op = "bn_act_conv2d";
+  BnActConv2dParams p;
+  p.x = image_of(op, "x", x);
+  p.type = dtype_of(op, "x", x);
+  check_type(op, "weight", weight, x);
+  const Geometry g = check_convolution(op, p.x, weight, stride, padding, dilation, groups, pool);
+  const int64_t outputs = weight.size(0);
+  p.norm = norm_of(op, p.type, p.x.c, mean, var, gamma, beta, eps, true);
+  p.act = act_of(op, "act", act);
+  weight = torch::stable::contiguous(weight);
+  p.weight = weight.data_ptr();
+  if (bias.has_value()) {
+    check_type(op, "bias", *bias, x);
+    check_size(op, "bias", *bias, {outputs});
+    bias = torch::stable::contiguous(*bias);
+    p.bias = bias->data_ptr();
+  }
+  p.window = g.window;
+  p.groups = groups;
+  p.pool = pool;
+  Tensor y = new_image(p.x.n, outputs, g.h, g.w, x.scalar_type());
+  STD_TORCH_CHECK(!stats || y.numel() > 0, "lightops::", op, ": 'y' of shape ", shape_of(y), " has no statistics");
+  Tensor mean_y = new_vector(stats ? outputs : 0, compute_type(p.type));
+  Tensor var_y = new_vector(stats ? outputs : 0, compute_type(p.type));
+  if (y.numel() == 0) return {y, mean_y, var_y};
+  if (stats) {
+    p.mean = mean_y.data_ptr();
+    p.var = var_y.data_ptr();
+  }
+  p.y = image_of(op, "y", y);
+  p.parallel = parallel_for_work(g.work);
+  p.workspace = workspace(bn_act_conv2d_workspace(p));
+  const Status status = bn_act_conv2d_cpu(p);
+  STD_TORCH_CHECK(status == Status::ok, "lightops::", op, ": no kernel for groups = ", groups);
+  return {y, mean_y, var_y};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> bn_act_conv2d_backward(
+    Tensor dy, Tensor x, OptionalTensor mean, OptionalTensor var, OptionalTensor gamma, OptionalTensor beta, double eps,
+    int64_t act, Tensor weight, Ints stride, Ints padding, Ints dilation, int64_t groups, bool pool, bool batch, Bools needs) {
+  const char* op = "bn_act_conv2d_backward";
+  BnActConv2dBackwardParams p;
+  p.x = image_of(op, "x", x);
+  p.type = dtype_of(op, "x", x);
+  check_type(op, "dy", dy, x);
+  check_type(op, "weight", weight, x);
+  const Geometry g = check_convolution(op, p.x, weight, stride, padding, dilation, groups, pool);
+  const int64_t outputs = weight.size(0);
+  check_size(op, "dy", dy, {p.x.n, outputs, g.h, g.w});
+  p.dy = image_of(op, "dy", dy);
+  p.norm = norm_of(op, p.type, p.x.c, mean, var, gamma, beta, eps, batch);
+  p.act = act_of(op, "act", act);
+  weight = torch::stable::contiguous(weight);
+  p.weight = weight.data_ptr();
+  p.window = g.window;
+  p.groups = groups;
+  p.pool = pool;
+  STD_TORCH_CHECK(needs.size() == 4, "lightops::", op, ": 'needs' must hold 4 flags: x, gamma and beta, weight, bias");
+  const bool vectors = needs[1] && p.norm.mean;
+  Tensor dx = needs[0] ? new_image(p.x.n, p.x.c, p.x.h, p.x.w, x.scalar_type()) : new_vector(0, x.scalar_type());
+  Tensor dgamma = new_vector(vectors ? p.x.c : 0, compute_type(p.type));
+  Tensor dbeta = new_vector(vectors ? p.x.c : 0, compute_type(p.type));
+  const int64_t size[4] = {outputs, weight.size(1), weight.size(2), weight.size(3)};
+  Tensor dweight = needs[2] ? torch::stable::empty({size, 4}, x.scalar_type()) : new_vector(0, x.scalar_type());
+  Tensor dbias = new_vector(needs[3] ? outputs : 0, x.scalar_type());
+  if (dy.numel() == 0) {
+    for (Tensor* t : {&dx, &dgamma, &dbeta, &dweight, &dbias}) torch::stable::zero_(*t);
+    return {dx, dgamma, dbeta, dweight, dbias};
+  }
+  if (needs[0]) p.dx = image_of(op, "dx", dx);
+  if (vectors) {
+    p.dgamma = dgamma.data_ptr();
+    p.dbeta = dbeta.data_ptr();
+  }
+  if (needs[2]) p.dweight = dweight.data_ptr();
+  if (needs[3]) p.dbias = dbias.data_ptr();
+  p.parallel = parallel_for_work(2 * g.work);
+  p.workspace = workspace(bn_act_conv2d_backward_workspace(p));
+  const Status status = bn_act_conv2d_backward_cpu(p);
+  STD_TORCH_CHECK(status == Status::ok, "lightops::", op, ": no kernel for groups = ", groups);
+  return {dx, dgamma, dbeta, dweight, dbias};
+}
+
+STABLE_TORCH_LIBRARY_FRAGMENT(lightops, m) {
+  m.def(
+      "bn_act_conv2d(Tensor x, Tensor? mean, Tensor? var, Tensor? gamma, Tensor? beta, float eps, int act, Tensor weight, "
+      "Tensor? bias, int[2] stride, int[2] padding, int[2] dilation, int groups, bool pool, bool stats) -> (Tensor y, "
+      "Tensor mean_y, Tensor var_y)");
+  m.def(
+      "bn_act_conv2d_backward(Tensor dy, Tensor x, Tensor? mean, Tensor? var, Tensor? gamma, Tensor? beta, float eps, int act, "
+      "Tensor weight, int[2] stride, int[2] padding, int[2] dilation, int groups, bool pool, bool batch, bool[] needs) -> "
+      "(Tensor dx, Tensor dgamma, Tensor dbeta, Tensor dweight, Tensor dbias)");
+}
+STABLE_TORCH_LIBRARY_IMPL(lightops, CPU, m) {
+  m.impl("bn_act_conv2d", TORCH_BOX(&bn_act_conv2d));
+  m.impl("bn_act_conv2d_backward", TORCH_BOX(&bn_act_conv2d_backward));
+}
+
+}  // namespace binding
+}  // namespace lightops

@@ -1,0 +1,39 @@
+// What the training bindings share: the normalisation of a prologue, gradients that may not be wanted.
+#pragma once
+
+#include "../common.h"
+#include "lightops/training/norm.h"
+
+namespace lightops {
+namespace binding {
+
+// mean and var come together or not at all; gamma and beta only with them.
+inline Norm norm_of(const char* op, DType type, int64_t channels, const OptionalTensor& mean, const OptionalTensor& var,
+                    const OptionalTensor& gamma, const OptionalTensor& beta, double eps, bool batch) {
+  STD_TORCH_CHECK(mean.has_value() == var.has_value(), "lightops::", op, ": 'mean' and 'var' must both be given or both be None");
+  STD_TORCH_CHECK(mean.has_value() || (!gamma.has_value() && !beta.has_value()), "lightops::", op,
+                  ": 'gamma' and 'beta' need 'mean' and 'var'");
+  Norm n;
+  n.mean = data_of(op, "mean", mean, type, channels);
+  n.var = data_of(op, "var", var, type, channels);
+  n.gamma = data_of(op, "gamma", gamma, type, channels);
+  n.beta = data_of(op, "beta", beta, type, channels);
+  n.eps = eps;
+  n.batch = batch;
+  return n;
+}
+
+// A second tensor of the same storage type as x.
+inline void check_type(const char* op, const char* name, const Tensor& t, const Tensor& x) {
+  STD_TORCH_CHECK(t.is_cpu(), "lightops::", op, ": '", name, "' is not on the CPU");
+  STD_TORCH_CHECK(t.scalar_type() == x.scalar_type(), "lightops::", op, ": '", name, "' has scalar type ",
+                  int(t.scalar_type()), "; want that of 'x', ", int(x.scalar_type()));
+}
+
+inline Tensor new_vector(int64_t elements, ScalarType type) {
+  const int64_t size[1] = {elements};
+  return torch::stable::empty({size, 1}, type);
+}
+
+}  // namespace binding
+}  // namespace lightops
