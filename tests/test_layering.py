@@ -29,6 +29,7 @@ ALLOWED = {
     "testing": {"reference", "networks", "_torchvision"},
     "cli": {"*"},
     "bench": {"*"},
+    "train": {"*"},
 }
 
 

@@ -5,6 +5,7 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -75,8 +76,8 @@ def load_subject(name: str, resolution: int | None = None) -> Subject:
     Raises `UnknownNetwork` for any other name.
     """
     torch.manual_seed(0)
-    model = factory(name)().eval()
     base = name.rpartition(":")[2]
+    model = factory(name)(**({"pretrained": True} if name == FASHION else {})).eval()
     if base == FASHION:
         return _fashion_subject(name, model, resolution)
     photos, missing = imagenet_photos()
@@ -101,8 +102,11 @@ def _fashion_subject(name: str, model: nn.Module, resolution: int | None) -> Sub
     return Subject(name, model, resolution or 28, photos, weights, list(fashion_mnist.CLASSES))
 
 
-def factory(name: str) -> Callable[[], nn.Module]:
-    """The function that makes the network called `name` with random weights; raises `UnknownNetwork`."""
+def factory(name: str) -> Callable[..., nn.Module]:
+    """The function that makes the network called `name` with random weights; raises `UnknownNetwork`.
+
+    It takes the keyword arguments that its source has for it (`num_classes`, ...).
+    """
     source, separator, base = name.rpartition(":")
     if not separator:
         return _own(name)
@@ -118,25 +122,24 @@ def factory(name: str) -> Callable[[], nn.Module]:
     )
 
 
-def _own(name: str) -> Callable[[], nn.Module]:
+def _own(name: str) -> Callable[..., nn.Module]:
     from lightops import networks
 
     if name not in networks.names():
         raise UnknownNetwork(f"network {name!r} is not in lightops.networks, which has {', '.join(networks.names())}")
-    given = {"pretrained": True} if name == FASHION else {}
-    return lambda: networks.create(name, **given)
+    return partial(networks.create, name)
 
 
-def _torchvision(name: str) -> Callable[[], nn.Module]:
+def _torchvision(name: str) -> Callable[..., nn.Module]:
     from lightops._torchvision import import_torchvision
 
     models = import_torchvision().models
     if name not in models.list_models():
         raise UnknownNetwork(f"network 'torchvision:{name}' is not one of torchvision.models.list_models()")
-    return lambda: models.get_model(name, weights=None)
+    return partial(models.get_model, name, weights=None)
 
 
-def _timm(name: str) -> Callable[[], nn.Module]:
+def _timm(name: str) -> Callable[..., nn.Module]:
     from lightops._torchvision import import_torchvision
 
     import_torchvision()
@@ -146,10 +149,10 @@ def _timm(name: str) -> Callable[[], nn.Module]:
         raise UnknownNetwork(f"network 'timm:{name}': timm cannot be imported ({error})") from error
     if not timm.is_model(name):
         raise UnknownNetwork(f"network 'timm:{name}' is not one of timm.list_models()")
-    return lambda: timm.create_model(name, pretrained=False)
+    return partial(timm.create_model, name, pretrained=False)
 
 
-def _from_file(path: Path, name: str) -> Callable[[], nn.Module]:
+def _from_file(path: Path, name: str) -> Callable[..., nn.Module]:
     if not path.is_file():
         raise UnknownNetwork(f"network '{path}:{name}': there is no file {path}")
     spec = importlib.util.spec_from_file_location(f"lightops_bench_{path.stem}", path)

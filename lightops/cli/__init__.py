@@ -1,4 +1,4 @@
-"""The `lightops` command: bench, check, explain, info, kernels."""
+"""The `lightops` command: bench, check, explain, info, kernels, train."""
 
 import click
 
@@ -8,6 +8,7 @@ from lightops.cli.check import check
 from lightops.cli.explain import explain
 from lightops.cli.info import info
 from lightops.cli.kernels import kernels
+from lightops.cli.train import train
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -16,5 +17,5 @@ def main() -> None:
     """Fused kernels for light CNNs (DenseNet, SqueezeNet, MobileNet) in PyTorch."""
 
 
-for command in (bench, check, explain, info, kernels):
+for command in (bench, check, explain, info, kernels, train):
     main.add_command(command)

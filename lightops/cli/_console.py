@@ -52,6 +52,11 @@ class Integers(click.ParamType):
         return numbers
 
 
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def subject_or_usage_error(name: str, resolution: int | None = None) -> Subject:
     """`load_subject`, with an unknown name as a usage error (exit code 2)."""
     try:

@@ -1,6 +1,5 @@
 """`lightops bench`: real networks on real pictures, every contestant verified, then timed in turns."""
 
-import os
 from pathlib import Path
 
 import click
@@ -12,20 +11,16 @@ from lightops.bench.job import CONTESTANTS, DTYPES, Listener, Options, default_f
 from lightops.bench.report import Labelled, Report, Row, write
 from lightops.bench.subjects import DEFAULT_NETWORKS, Subject, UnknownNetwork, factory
 from lightops.bench.tables import COLUMNS, LABELLED_COLUMNS, groups, matrix
-from lightops.cli._console import Integers, console, device_or_usage_error, table
+from lightops.cli._console import Integers, console, cores, device_or_usage_error, table
 
 _STYLES = {"stock": "", "other": "", "lightops": "bold green"}
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @click.command()
 @click.argument("networks", nargs=-1, metavar="[NETWORK]...")
 @click.option("--batch", "batches", type=Integers(), default="1,16", show_default=True, help="Pictures per call.")
 @click.option(
-    "--threads", type=Integers(), default=str(_cores()), help="Threads, the same for all. [default: all cores]"
+    "--threads", type=Integers(), default=str(cores()), help="Threads, the same for all. [default: all cores]"
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda[:n].")
 @click.option("--dtype", type=click.Choice(list(DTYPES)), default="fp32", show_default=True)
