@@ -26,8 +26,8 @@ def dense_block_train(
     w1 `[b, C + l*k, 1, 1]`, gamma2, beta2, w2 `[k, b, 3, 3]`; without bottleneck gamma, beta, w `[k, C + l*k, 3, 3]`;
     gamma and beta may be None. `eps` holds a number per BN, `frozen` a mean and a variance per BN (None, None: batch
     statistics), `masks` a tensor like the new features per layer, which multiplies them (dropout, already scaled), or
-    None; an empty list means none at all. `algo` is for kernels: the tile of the 3x3s' Winograd. mean_x and var_x are the statistics of x where they are known already; the
-    derivative goes through them all the same.
+    None; an empty list means none at all. `algo` is for kernels: the tile of the 3x3s' Winograd. mean_x and var_x are
+    the statistics of x where they are known already; the derivative goes through them all the same.
 
     Returns the buffer `[N, C + L*k, H, W]`; the 1x1 outputs before their BN, `[L*N, b, H, W]` (`[0, 0, H, W]` without
     bottleneck); mean and biased variance of every channel of the buffer, `[C + L*k]`; and of the 1x1 outputs, `[L, b]`.

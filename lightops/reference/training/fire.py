@@ -17,8 +17,8 @@ def fire_train(
 ) -> tuple[Tensor, Tensor]:
     """`s = relu(conv(x, ws) + bs)`; returns `concat(relu(conv(s, w1) + b1), relu(conv(s, w3, padding=1) + b3))` and s.
 
-    x `[N, C, H, W]`, ws `[S, C, 1, 1]`, w1 `[E1, S, 1, 1]`, w3 `[E3, S, 3, 3]`. Only the first result has a derivative. `algo` is for
-    kernels: the tile of the 3x3's Winograd.
+    x `[N, C, H, W]`, ws `[S, C, 1, 1]`, w1 `[E1, S, 1, 1]`, w3 `[E3, S, 3, 3]`. Only the first result has a derivative.
+    `algo` is for kernels: the tile of the 3x3's Winograd.
     """
     s = F.relu(F.conv2d(x, ws, bs))
     out = torch.cat((F.relu(F.conv2d(s, w1, b1)), F.relu(F.conv2d(s, w3, b3, padding=1))), 1)

@@ -1,0 +1,155 @@
+"""Wiring of the training ops: schema, backend, fake and autograd of `lightops_training::<op>`.
+
+Every op is a dispatcher op of its own, and so is its backward: torch.compile, opcheck and autograd see opaque calls
+with shapes. Inside a call the native op `lightops::<op>` computes where it exists and supports the arguments; otherwise
+the reference does, in the backward by differentiating it again. A native op gets the arguments that its own schema
+names.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightops import _env, _ext
+from lightops.ops._dispatch import KERNEL_DTYPES
+from lightops.reference import ACTIVATIONS
+
+NAMESPACE = "lightops_training"
+_LIBRARY = torch.library.Library(NAMESPACE, "DEF")
+_AUTOGRAD = torch._C.DispatchKey.AutogradFunctionality
+
+# The prologue's arguments in every schema.
+PROLOGUE = "Tensor? mean, Tensor? var, Tensor? gamma, Tensor? beta, float eps, int act"
+
+Supports = Callable[[dict[str, Any]], str]
+
+
+def always(arguments: dict[str, Any]) -> str:
+    """No reason against the native kernel."""
+    del arguments
+    return ""
+
+
+class Kernel:
+    """The implementation of one op: native where it is there and `supports` has no reason against it."""
+
+    def __init__(self, name: str, names: list[str], reference: Callable[..., Any], supports: Supports):
+        self.name = name
+        self.names = names
+        self.reference = reference
+        self.supports = supports
+        self.native: Callable[..., Any] | None = None
+        packet = None if _ext.cpu_reason() else getattr(torch.ops.lightops, name, None)
+        if packet is not None:
+            self.native = packet.default
+            self._picks = [names.index(argument.name) for argument in self.native._schema.arguments]
+
+    def reason(self, args: Sequence[Any]) -> str:
+        """Why the reference would compute this call; "" where the native kernel does."""
+        if self.native is None:
+            return "no native kernel in this build"
+        if _env.disabled() or _env.backend() == "reference":
+            return "turned off by the environment"
+        tensor = next(a for a in args if isinstance(a, Tensor))
+        if tensor.device.type != "cpu":
+            return f"input is on {tensor.device}, wants cpu"
+        if tensor.dtype not in KERNEL_DTYPES:
+            return f"dtype {tensor.dtype} has no kernel"
+        return self.supports(dict(zip(self.names, args, strict=True)))
+
+    def __call__(self, *args: Any) -> Any:
+        if self.reason(args):
+            return self.reference(*args)
+        return self.native(*[args[i] for i in self._picks])
+
+
+KERNELS: dict[str, Kernel] = {}
+
+
+def define(
+    name: str,
+    schema: str,
+    reference: Callable[..., Any],
+    fake: Callable[..., Any],
+    *,
+    supports: Supports = always,
+    setup: Callable[..., None] | None = None,
+    backward: Callable[..., Any] | None = None,
+) -> Callable[..., Any]:
+    """Define `lightops_training::<name>` and return its handle. Without `backward` its derivative raises."""
+    _LIBRARY.define(name + schema)
+    handle = getattr(getattr(torch.ops, NAMESPACE), name).default
+    kernel = KERNELS[name] = Kernel(name, [a.name for a in handle._schema.arguments], reference, supports)
+    _LIBRARY.impl(name, kernel.__call__, "CompositeExplicitAutograd")
+    qualified = f"{NAMESPACE}::{name}"
+    torch.library.register_fake(qualified, fake, lib=_LIBRARY)
+    derivative = backward or _no_double_backward(name.removesuffix("_backward"))
+    torch.library.register_autograd(qualified, derivative, setup_context=setup, lib=_LIBRARY)
+    return handle
+
+
+def explain(name: str, *args: Any) -> str:
+    """Why the reference would compute `lightops_training::<name>(*args)`; "" where the native kernel does."""
+    return KERNELS[name].reason(args)
+
+
+def _no_double_backward(op: str) -> Callable[..., Any]:
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        del ctx, grads
+        raise NotImplementedError(
+            f"lightops {op}: no double backward. To differentiate gradients, put the stock modules back first: "
+            "lightops.unswap_(model)"
+        )
+
+    return backward
+
+
+def by_name(reference: Callable[..., Any], position: int) -> Callable[..., Any]:
+    """`reference`, which names the activation at `position`, called with the activation's code."""
+
+    def run(*args: Any) -> Any:
+        return reference(*args[:position], ACTIVATIONS[args[position]], *args[position + 1 :])
+
+    return run
+
+
+def differentiate(
+    forward: Callable[..., Any], inputs: Sequence[Tensor | None], wanted: Sequence[bool], grad: Tensor
+) -> list[Tensor]:
+    """Gradients of `forward(*inputs)` (of its first result, where there are several) in each wanted input; an empty
+    tensor for the others.
+    """
+    excluded = torch._C._dispatch_tls_is_dispatch_key_excluded(_AUTOGRAD)
+    torch._C._dispatch_tls_set_dispatch_key_excluded(_AUTOGRAD, False)  # an op runs below autograd
+    try:
+        with torch.enable_grad():
+            leaves = [_leaf(t, want) for t, want in zip(inputs, wanted, strict=True)]
+            out = forward(*leaves)
+            asked = [t for t in leaves if t is not None and t.requires_grad]
+            found = iter(_gradients(out[0] if isinstance(out, tuple) else out, asked, grad))
+    finally:
+        torch._C._dispatch_tls_set_dispatch_key_excluded(_AUTOGRAD, excluded)
+    return [next(found) if t is not None and t.requires_grad else grad.new_empty(0) for t in leaves]
+
+
+def _leaf(t: Tensor | None, wanted: bool) -> Tensor | None:
+    return None if t is None else t.detach().requires_grad_(wanted)
+
+
+def _gradients(out: Tensor, inputs: list[Tensor], grad: Tensor) -> list[Tensor]:
+    if not inputs:
+        return []
+    grads = torch.autograd.grad(out, inputs, grad.to(out.dtype), allow_unused=True)
+    return [torch.zeros_like(t) if g is None else g for t, g in zip(inputs, grads, strict=True)]
+
+
+def innermost(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """An output of `shape` in the dtype of x, channels innermost."""
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+def sums(x: Tensor, *shape: int) -> Tensor:
+    """An output in the dtype of sums for x."""
+    return x.new_empty(shape, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
