@@ -11,6 +11,7 @@
 #include "lightops/max_pool2d.h"
 #include "lightops/stem.h"
 #include "lightops/training/bn_act_conv2d.h"
+#include "lightops/training/dense_block.h"
 #include "lightops/transition.h"
 
 // The op index of the CPU path.
@@ -20,6 +21,7 @@
   X(bn_relu_conv2d, BnReluConv2dParams)                \
   X(conv1x1_bn_act, Conv1x1BnActParams)                \
   X(dense_block, DenseBlockParams)                     \
+  X(dense_block_train, DenseBlockTrainParams)          \
   X(depthwise_pointwise, DepthwisePointwiseParams)     \
   X(fire, FireParams)                                  \
   X(head, HeadParams)                                  \

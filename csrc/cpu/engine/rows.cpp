@@ -1,6 +1,7 @@
 #include "engine/rows.h"
 
 #include "engine/activation.h"
+#include "engine/storage.h"
 
 namespace lightops {
 namespace LIGHTOPS_ISA {
@@ -246,18 +247,6 @@ void pool_row(const C* in, int64_t in_row, int64_t in_pixel, int64_t rows, int64
       pool_window<1>(from + c, in_row, in_pixel, rows, last - first, channels - c, out + c);
   }
 }
-
-// Calls f with a null pointer of the storage type.
-template <class C> struct Storage {
-  template <class F> static void with(DType type, const F& f) {
-    if (type == DType::bf16) f(static_cast<bf16*>(nullptr));
-    else if (type == DType::f16) f(static_cast<f16*>(nullptr));
-    else f(static_cast<float*>(nullptr));
-  }
-};
-template <> struct Storage<double> {
-  template <class F> static void with(DType, const F& f) { f(static_cast<double*>(nullptr)); }
-};
 
 }  // namespace
 

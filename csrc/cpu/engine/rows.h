@@ -52,9 +52,9 @@ void max_pool_row(const C* in, int64_t in_row, int64_t in_pixel, int64_t rows, i
                   int64_t kernel, int64_t stride, int64_t pad, int64_t out_width, void* out, DType type,
                   int64_t out_pixel);
 
+inline int64_t type_size(DType type) { return type == DType::f32 ? 4 : type == DType::f64 ? 8 : 2; }
 inline const char* at(const void* base, DType type, int64_t offset) {
-  const int64_t size = type == DType::f32 ? 4 : type == DType::f64 ? 8 : 2;
-  return static_cast<const char*>(base) + offset * size;
+  return static_cast<const char*>(base) + offset * type_size(type);
 }
 inline char* at(void* base, DType type, int64_t offset) {
   return const_cast<char*>(at(static_cast<const void*>(base), type, offset));

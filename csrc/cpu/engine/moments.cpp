@@ -1,0 +1,89 @@
+#include "engine/moments.h"
+
+#include "engine/storage.h"
+
+namespace lightops {
+namespace LIGHTOPS_ISA {
+namespace {
+
+// Vectors of channels summed side by side: the sums of one wait on each other for four cycles a pixel.
+constexpr int kSide = 8;
+
+template <int Vecs, class C, class T>
+void columns(const T* x, int64_t stride, int64_t pixels, int64_t count, C* mean, C* deviation) {
+  constexpr int L = kLanes<C>;
+  Vec<C> sum[Vecs], centre[Vecs];
+  for (int v = 0; v < Vecs; ++v) sum[v] = Vec<C>{};
+  for (int64_t i = 0; i < pixels; ++i)
+#pragma GCC unroll 8
+    for (int v = 0; v < Vecs; ++v) sum[v] += load_upto(x + i * stride + v * L, count - v * L);
+  for (int v = 0; v < Vecs; ++v) {
+    centre[v] = sum[v] / splat(C(pixels));
+    store_upto(mean + v * L, centre[v], count - v * L);
+    sum[v] = Vec<C>{};
+  }
+  for (int64_t i = 0; i < pixels; ++i)
+#pragma GCC unroll 8
+    for (int v = 0; v < Vecs; ++v) {
+      const Vec<C> d = load_upto(x + i * stride + v * L, count - v * L) - centre[v];
+      sum[v] += d * d;
+    }
+  for (int v = 0; v < Vecs; ++v) store_upto(deviation + v * L, sum[v], count - v * L);
+}
+
+}  // namespace
+
+template <class C>
+void moments(const void* x, DType type, int64_t stride, int64_t pixels, int64_t channels, C* mean, C* deviation) {
+  constexpr int64_t L = kLanes<C>, wide = kSide * L;
+  if (pixels == 0) {
+    memset(mean, 0, size_t(channels) * sizeof(C));
+    memset(deviation, 0, size_t(channels) * sizeof(C));
+    return;
+  }
+  Storage<C>::with(type, [&](auto* in) {
+    in = static_cast<decltype(in)>(const_cast<void*>(x));
+    int64_t c = 0;
+    for (; c + wide <= channels; c += wide) columns<kSide>(in + c, stride, pixels, wide, mean + c, deviation + c);
+    for (; c < channels; c += L) columns<1>(in + c, stride, pixels, channels - c, mean + c, deviation + c);
+  });
+}
+
+template <class C>
+void merge_moments(const C* parts, const int64_t* counts, int64_t chunks, int64_t stride, int64_t channels, C* mean,
+                   C* variance) {
+  constexpr int64_t kBlock = 64;  // channels whose sums in double stay in L1
+  double total[kBlock], spread[kBlock];
+  int64_t pixels = 0;
+  for (int64_t i = 0; i < chunks; ++i) pixels += counts[i];
+  const double each = 1.0 / double(pixels);
+  for (int64_t c = 0; c < channels; c += kBlock) {
+    const int64_t count = channels - c < kBlock ? channels - c : kBlock;
+    for (int64_t j = 0; j < count; ++j) total[j] = spread[j] = 0;
+    for (int64_t i = 0; i < chunks; ++i) {
+      const C* from = parts + i * 2 * stride + c;
+      for (int64_t j = 0; j < count; ++j) total[j] += double(from[j]) * double(counts[i]);
+    }
+    for (int64_t j = 0; j < count; ++j) total[j] *= each;
+    for (int64_t i = 0; i < chunks; ++i) {
+      const C* from = parts + i * 2 * stride + c;
+      for (int64_t j = 0; j < count; ++j) {
+        const double d = double(from[j]) - total[j];
+        spread[j] += double(from[stride + j]) + double(counts[i]) * d * d;
+      }
+    }
+    for (int64_t j = 0; j < count; ++j) {
+      mean[c + j] = C(total[j]);
+      variance[c + j] = C(spread[j] * each);
+    }
+  }
+}
+
+#define LIGHTOPS_MOMENTS(C)                                                                    \
+  template void moments<C>(const void*, DType, int64_t, int64_t, int64_t, C*, C*);             \
+  template void merge_moments<C>(const C*, const int64_t*, int64_t, int64_t, int64_t, C*, C*);
+LIGHTOPS_MOMENTS(float)
+LIGHTOPS_MOMENTS(double)
+
+}  // namespace LIGHTOPS_ISA
+}  // namespace lightops

@@ -1,0 +1,32 @@
+// Packing weights inside an op, for training: there they change at every step. The packed forms are those of
+// lightops/pack.h, made in the compute type by whole rows and vectors.
+#pragma once
+
+#include "engine/vec.h"
+
+namespace lightops {
+namespace LIGHTOPS_ISA {
+
+// A convolution's weight as the product that is to be packed sees it: `outputs` columns, `depth` input channels and the
+// kernel's taps, each with its stride in elements. The gradient of the input is the convolution with outputs and depth
+// exchanged and the taps turned round (`flip`).
+template <class C> struct WeightView {
+  const C* data = nullptr;
+  int64_t outputs = 0, depth = 0;
+  int64_t output_stride = 0, depth_stride = 0, tap_stride[2] = {0, 0};
+  bool flip = false;
+};
+
+inline int64_t panels1x1_elements(int64_t outputs, int64_t depth) { return round_up(outputs, kPanel) * depth; }
+inline int64_t panels3x3_elements(int64_t outputs, int64_t depth, Algo algo) {
+  return round_up(outputs, kPanel) * depth * (algo == Algo::winograd2 ? 25 : 9);
+}
+
+// Panels [first, last) of a 1x1: packed[panel][k][32].
+template <class C> void pack_panels1x1(const WeightView<C>& w, int64_t first, int64_t last, C* packed);
+
+// Panels [first, last) of a 3x3, direct or for F(2x2, 3x3) (with the direct form behind it).
+template <class C> void pack_panels3x3(const WeightView<C>& w, Algo algo, int64_t first, int64_t last, C* packed);
+
+}  // namespace LIGHTOPS_ISA
+}  // namespace lightops

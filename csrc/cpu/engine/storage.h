@@ -1,0 +1,21 @@
+// Calls a generic function with a null pointer of the storage type: every type the compute type C may be stored as.
+#pragma once
+
+#include "engine/vec.h"
+
+namespace lightops {
+namespace LIGHTOPS_ISA {
+
+template <class C> struct Storage {
+  template <class F> static void with(DType type, const F& f) {
+    if (type == DType::bf16) f(static_cast<bf16*>(nullptr));
+    else if (type == DType::f16) f(static_cast<f16*>(nullptr));
+    else f(static_cast<float*>(nullptr));
+  }
+};
+template <> struct Storage<double> {
+  template <class F> static void with(DType, const F& f) { f(static_cast<double*>(nullptr)); }
+};
+
+}  // namespace LIGHTOPS_ISA
+}  // namespace lightops
