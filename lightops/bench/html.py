@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lightops.bench.machine import busy, summary
 from lightops.bench.report import Labelled, Report
-from lightops.bench.tables import COLUMNS, LABELLED_COLUMNS, groups, matrix
+from lightops.bench.tables import LABELLED_COLUMNS, columns, groups, matrix, saved_matrix, trains
 
 _STYLE = """
 body { font: 14px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; color: #222 }
@@ -20,12 +20,15 @@ tr.lightops { font-weight: 600; background: #fbeef0 } tr.wrong td { color: #b000
 
 def write_html(report: Report, path: Path, plot: Path | None) -> Path:
     """Writes the page and returns its path."""
-    verdict = "all answers verified" if report.ok else '<span class="bad">verification failed, see below</span>'
+    what = "gradients" if trains(report) else "answers"
+    verdict = f"all {what} verified" if report.ok else '<span class="bad">verification failed, see below</span>'
     parts = [f"<h1>lightops bench</h1><p>{verdict}. <code>{escape(report.conditions['command'])}</code></p>"]
     parts.append(f'<p class="note">{escape(summary(report.conditions))}</p>')
     parts += [f'<p class="note">{escape(note)}</p>' for note in (busy(report.conditions), *report.notes) if note]
     header, lines = matrix(report)
-    parts.append("<h2>Medians, ms per batch</h2>" + _table(header, lines))
+    parts.append(f"<h2>Medians, ms per {'training step' if trains(report) else 'batch'}</h2>" + _table(header, lines))
+    if trains(report):
+        parts.append("<h2>Kept for the backward pass, MB</h2>" + _table(*saved_matrix(report)))
     if plot is not None:
         image = base64.b64encode(plot.read_bytes()).decode()
         parts.append(f'<img alt="medians with spread" src="data:image/png;base64,{image}">')
@@ -35,9 +38,10 @@ def write_html(report: Report, path: Path, plot: Path | None) -> Path:
         parts += [_answers(entry) for entry in report.labelled if entry.answers]
     parts.append("<h2>Every setting</h2>")
     for title, rows in groups(report):
-        cells = [[show(row) for show in COLUMNS.values()] for row in rows]
+        shown = columns(trains(report))
+        cells = [[show(row) for show in shown.values()] for row in rows]
         classes = ["wrong" if row.status == "wrong" else row.family for row in rows]
-        parts.append(f"<h3>{escape(title)}</h3>" + _table(list(COLUMNS), cells, classes))
+        parts.append(f"<h3>{escape(title)}</h3>" + _table(list(shown), cells, classes))
     parts += [
         f"<h3>{escape(name)}: what was swapped</h3><pre>{escape(text)}</pre>" for name, text in report.swaps.items()
     ]

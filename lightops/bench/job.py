@@ -3,20 +3,18 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from lightops._env import cache_dir
-from lightops.bench import machine
+from lightops.bench import inference, machine, training
 from lightops.bench.contestants import COMPILE, EAGER_NCHW, EAGER_NHWC, LIGHTOPS, Call, Contestant, Task, Unavailable
 from lightops.bench.engines import ENGINES
 from lightops.bench.labelled import evaluate
-from lightops.bench.memory import allocation
 from lightops.bench.report import Report, Row, add_ratios
 from lightops.bench.runner import interleave, synchronised
 from lightops.bench.subjects import DEFAULT_NETWORKS, FASHION, Subject, load_subject
-from lightops.bench.verify import limit_for, measure
 
 CONTESTANTS = (EAGER_NCHW, EAGER_NHWC, COMPILE, *ENGINES, LIGHTOPS)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
@@ -24,7 +22,10 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, 
 
 @dataclass(frozen=True)
 class Options:
-    """What to run. `seconds` is the time given to the timing of one setting; `only` keeps the named contestants."""
+    """What to run. `seconds` is the time given to the timing of one setting; `only` keeps the named contestants.
+
+    `train` times training steps instead of answers.
+    """
 
     networks: tuple[str, ...] = DEFAULT_NETWORKS
     batches: tuple[int, ...] = (1, 16)
@@ -37,6 +38,7 @@ class Options:
     winograd: int = 2
     only: tuple[str, ...] = ()
     demonstrate: bool = True
+    train: bool = False
 
 
 class Listener:
@@ -76,9 +78,9 @@ def run(options: Options, listener: Listener | None = None) -> Report:
             for batch in options.batches:
                 x = subject.batch(batch)
                 task = Task(subject, x, 1, device, DTYPES[options.dtype], cache_dir() / "exports", options.winograd)
-                listener.stage(f"{name}, batch {batch}: float64 answer")
+                listener.stage(f"{name}, batch {batch}: float64 {'gradients' if options.train else 'answer'}")
                 torch.set_num_threads(max(options.threads))
-                truth = subject.exact(batch)
+                truth = _kind(options).truth(subject, batch)
                 for threads in options.threads:
                     task = replace(task, threads=threads)
                     share = _scaled(listener.advance, done / len(cells), 1 / len(cells))
@@ -93,12 +95,17 @@ def run(options: Options, listener: Listener | None = None) -> Report:
     return report
 
 
+def _kind(options: Options) -> Any:
+    """The module that says what is right and what is weighed: `inference` or `training`."""
+    return training if options.train else inference
+
+
 def _scaled(advance: Callable[[float], None], start: float, width: float) -> Callable[[float], None]:
     return lambda share: advance(start + width * share)
 
 
 def _demonstrate(subject: Subject, options: Options, report: Report, listener: Listener) -> None:
-    if not options.demonstrate or options.device != "cpu" or options.dtype != "fp32":
+    if options.train or not options.demonstrate or options.device != "cpu" or options.dtype != "fp32":
         return
     listener.stage(f"{subject.name}: {len(subject.photos)} pictures, stock and swapped")
     entry, swaps = evaluate(subject, options.winograd)
@@ -108,18 +115,19 @@ def _demonstrate(subject: Subject, options: Options, report: Report, listener: L
 
 def _accuracy_row(options: Options, report: Report, listener: Listener) -> None:
     """The default networks have no trained DenseNet among them: a small one of our own answers for it."""
-    if options.networks == DEFAULT_NETWORKS:
+    if options.networks == DEFAULT_NETWORKS and not options.train:
         _demonstrate(load_subject(FASHION), options, report, listener)
 
 
 def chosen(options: Options) -> list[Contestant]:
     """The contestants of this run, lightops last."""
-    listed = [c for c in CONTESTANTS if options.compile or c is not COMPILE]
-    return [c for c in listed if not options.only or c.name in options.only or c is LIGHTOPS]
+    all_of_them = training.CONTESTANTS if options.train else CONTESTANTS
+    listed = [c for c in all_of_them if options.compile or c.name != COMPILE.name]
+    return [c for c in listed if not options.only or c.name in options.only or c.name == LIGHTOPS.name]
 
 
 def _setting(
-    task: Task, truth: Tensor, options: Options, listener: Listener, advance: Callable[[float], None]
+    task: Task, truth: Any, options: Options, listener: Listener, advance: Callable[[float], None]
 ) -> list[Row]:
     torch.set_num_threads(task.threads)
     rows, calls, stock_errors = [], {}, []
@@ -128,7 +136,7 @@ def _setting(
         row = Row(task.subject.name, task.x.shape[0], task.threads, contestant.name, contestant.family)
         rows.append(row)
         listener.stage(f"{where}: {contestant.name} is readied and verified")
-        call = _verified(contestant, task, truth, stock_errors, row)
+        call = _verified(contestant, task, truth, stock_errors, row, _kind(options))
         if call is not None:
             calls[contestant.name] = synchronised(call, task.device)
     listener.stage(f"{where}: timing")
@@ -140,11 +148,16 @@ def _setting(
     return rows
 
 
-def _verified(contestant: Contestant, task: Task, truth: Tensor, stock_errors: list[float], row: Row) -> Call | None:
+def _verified(
+    contestant: Contestant, task: Task, truth: Any, stock_errors: list[float], row: Row, kind: Any
+) -> Call | None:
     """Readies a contestant and checks its answer; fills the row and returns the call, or None when it is out."""
     try:
         call = contestant.build(task)
-        answer = call()
+        kind.judge(call, contestant, task, truth, stock_errors, row)
+        if row.status != "ok":
+            return None
+        kind.weigh(call, row)
     except Unavailable as reason:
         row.status, row.reason = "absent", str(reason)
         return None
@@ -154,20 +167,8 @@ def _verified(contestant: Contestant, task: Task, truth: Tensor, stock_errors: l
             f"{type(error).__name__}: {str(error).splitlines()[0][:160] if str(error) else ''}",
         )
         return None
-    accuracy = measure(answer, truth, limit_for(contestant.family, truth, task.dtype, stock_errors))
-    row.error, row.relative, row.top1, row.error_limit = (
-        accuracy.error,
-        accuracy.relative,
-        accuracy.top1,
-        accuracy.limit,
-    )
-    if not accuracy.ok:
-        row.status, row.reason = "wrong", f"WRONG: error {accuracy.error:.1e} above {accuracy.limit:.1e}, not timed"
-        return None
     if contestant.family == "stock":
-        stock_errors.append(accuracy.error)
-    if contestant.family != "other":
-        row.peak_mb = allocation(call).peak / 1e6
+        stock_errors.append(row.error)
     return call
 
 
@@ -179,5 +180,6 @@ def _fill(row: Row, timing: object) -> None:
 
 
 def default_folder(report: Report) -> Path:
-    """`reports/bench-<date>` in the current folder."""
-    return Path("reports") / f"bench-{report.conditions['date'].replace(':', '').replace('+0000', 'Z')}"
+    """`reports/bench-<date>` (`train-bench-<date>` of training steps) in the current folder."""
+    kind = "train-bench" if report.settings.get("train") else "bench"
+    return Path("reports") / f"{kind}-{report.conditions['date'].replace(':', '').replace('+0000', 'Z')}"

@@ -1,14 +1,15 @@
-"""What a forward pass allocates and how often it goes over memory.
+"""What a call allocates, what a forward pass keeps for the backward one, and how often a call goes over memory.
 
-Two instruments, because each sees what the other cannot: the allocator's own log (every tensor, also those made
-inside an operator) and the dispatcher (which operators ran, and the tensors that went in and out).
+Allocation and passes have an instrument each, because one sees what the other cannot: the allocator's own log (every
+tensor, also those made inside an operator) and the dispatcher (which operators ran, and the tensors that went in and
+out). What is kept is asked of autograd.
 """
 
 import contextlib
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +70,24 @@ def allocation(call: Callable[[], Any]) -> Allocation:
         total += max(size, 0)
         count += size > 0
     return Allocation(peak, total, count)
+
+
+def saved_for_backward(forward: Callable[[], Tensor], besides: Iterable[Tensor]) -> int:
+    """Bytes that autograd keeps for the backward pass of `forward`: each storage once and whole, those of `besides`
+    (parameters, buffers) left out. Tensors that an operator hides from autograd's saved-tensor hooks are not seen."""
+    known = {tensor.untyped_storage().data_ptr() for tensor in besides}
+    # Held until the end: an address that is free again would be counted as one with its next owner.
+    found: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            found[storage.data_ptr()] = storage
+        return tensor.detach()
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        forward()
+    return sum(storage.nbytes() for storage in found.values())
 
 
 def traffic(call: Callable[[], Any]) -> Traffic:

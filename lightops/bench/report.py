@@ -14,6 +14,9 @@ class Row:
     `ratio` is the best other contestant's median over this one's: above 1 it is the fastest. `error` is the largest
     absolute error against float64, `relative` the same over the largest output. `peak_mb` are the bytes of activation
     tensors alive at once, weights and input excluded, in 10^6.
+
+    Of a training step, `error` is the distance of all gradients from float64's over their length, `peak_mb` includes
+    the gradients, and `saved_mb` are the bytes kept for the backward pass, parameters and buffers excluded.
     """
 
     network: str
@@ -35,6 +38,7 @@ class Row:
     error_limit: float | None = None
     top1: float | None = None
     peak_mb: float | None = None
+    saved_mb: float | None = None
 
 
 @dataclass

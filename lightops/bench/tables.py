@@ -25,6 +25,30 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 }
 
 
+TRAIN_COLUMNS: dict[str, Callable[[Row], str]] = {
+    "contestant": lambda row: row.contestant,
+    "median ms": lambda row: number(row.median_ms, ".1f"),
+    "min ms": lambda row: number(row.min_ms, ".1f"),
+    "10-90%": lambda row: "-" if row.p10_ms is None else f"{row.p10_ms:.1f}-{row.p90_ms:.1f}",
+    "images/s": lambda row: number(row.images_per_s, ".1f"),
+    "x best other": lambda row: number(row.ratio, ".2f"),
+    "saved MB": lambda row: number(row.saved_mb, ".1f"),
+    "peak MB": lambda row: number(row.peak_mb, ".1f"),
+    "gradient error": lambda row: number(row.error, ".1e"),
+    "": lambda row: row.reason,
+}
+
+
+def trains(report: Report) -> bool:
+    """Whether the report is of training steps."""
+    return bool(report.settings.get("train"))
+
+
+def columns(train: bool) -> dict[str, Callable[[Row], str]]:
+    """The columns of one setting's table."""
+    return TRAIN_COLUMNS if train else COLUMNS
+
+
 def groups(report: Report) -> Iterable[tuple[str, list[Row]]]:
     """The rows of each setting under a title that names it."""
     keys = dict.fromkeys((row.network, row.batch, row.threads) for row in report.rows)
@@ -53,11 +77,27 @@ def matrix(report: Report) -> tuple[list[str], list[list[str]]]:
     lines = []
     for _, rows in groups(report):
         medians = {row.contestant: row.median_ms for row in rows}
-        ours, eager = medians.get("lightops"), medians.get("torch eager NHWC")
         ratio = next((row.ratio for row in rows if row.contestant == "lightops"), None)
-        versus = eager / ours if ours and eager else None
         cells = [number(medians.get(name), ".1f") for name in names]
-        first = rows[0]
-        tail = [f"{ratio:.2f}x" if ratio else "-", f"{versus:.2f}x" if versus else "-"]
-        lines.append([first.network, str(first.batch), str(first.threads), *cells, *tail])
+        tail = [f"{ratio:.2f}x" if ratio else "-", _against_eager(medians)]
+        lines.append([*_setting(rows), *cells, *tail])
     return header, lines
+
+
+def saved_matrix(report: Report) -> tuple[list[str], list[list[str]]]:
+    """One line per setting: the megabytes that each contestant keeps for the backward pass, and eager NHWC's share."""
+    names = list(dict.fromkeys(row.contestant for row in report.rows))
+    lines = []
+    for _, rows in groups(report):
+        saved = {row.contestant: row.saved_mb for row in rows}
+        lines.append([*_setting(rows), *(number(saved.get(name), ".1f") for name in names), _against_eager(saved)])
+    return ["network", "batch", "threads", *names, "eager NHWC / lightops"], lines
+
+
+def _setting(rows: list[Row]) -> list[str]:
+    return [rows[0].network, str(rows[0].batch), str(rows[0].threads)]
+
+
+def _against_eager(values: dict[str, float | None]) -> str:
+    ours, eager = values.get("lightops"), values.get("torch eager NHWC")
+    return f"{eager / ours:.2f}x" if ours and eager else "-"

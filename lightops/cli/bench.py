@@ -6,19 +6,20 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from lightops.bench import machine
+from lightops.bench import machine, training
 from lightops.bench.job import CONTESTANTS, DTYPES, Listener, Options, default_folder, run
 from lightops.bench.report import Labelled, Report, Row, write
 from lightops.bench.subjects import DEFAULT_NETWORKS, Subject, UnknownNetwork, factory
-from lightops.bench.tables import COLUMNS, LABELLED_COLUMNS, groups, matrix
+from lightops.bench.tables import LABELLED_COLUMNS, columns, groups, matrix, saved_matrix, trains
 from lightops.cli._console import Integers, console, cores, device_or_usage_error, table
 
+_NAMES = list(dict.fromkeys(c.name for c in (*CONTESTANTS, *training.CONTESTANTS)))
 _STYLES = {"stock": "", "other": "", "lightops": "bold green"}
 
 
 @click.command()
 @click.argument("networks", nargs=-1, metavar="[NETWORK]...")
-@click.option("--batch", "batches", type=Integers(), default="1,16", show_default=True, help="Pictures per call.")
+@click.option("--batch", "batches", type=Integers(), help="Pictures per call. [default: 1,16; with --train 8]")
 @click.option(
     "--threads", type=Integers(), default=str(cores()), help="Threads, the same for all. [default: all cores]"
 )
@@ -26,14 +27,12 @@ _STYLES = {"stock": "", "other": "", "lightops": "bold green"}
 @click.option("--dtype", type=click.Choice(list(DTYPES)), default="fp32", show_default=True)
 @click.option("--resolution", type=click.IntRange(min=8), help="Pixels a side. [default: the network's own]")
 @click.option("--compile", "compiled", is_flag=True, help="Adds torch.compile, which takes minutes to compile.")
-@click.option("--train", is_flag=True, help="Times training steps (not available in this version).")
+@click.option("--train", is_flag=True, help="Times training steps and weighs what they keep.")
 @click.option(
     "--winograd", type=click.Choice(["0", "2", "4"]), default="2", show_default=True, help="Tile of the 3x3s."
 )
 @click.option("--seconds", type=click.FloatRange(min=0), default=10.0, show_default=True, help="Time per setting.")
-@click.option(
-    "--only", multiple=True, type=click.Choice([c.name for c in CONTESTANTS]), help="Only this contestant and us."
-)
+@click.option("--only", multiple=True, type=click.Choice(_NAMES), help="Only this contestant and us.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Prints the report as JSON on standard output, and nothing else there."
 )
@@ -41,22 +40,23 @@ _STYLES = {"stock": "", "other": "", "lightops": "bold green"}
     "--out", type=click.Path(file_okay=False, path_type=Path), help="Report folder. [default: reports/bench-DATE]"
 )
 @click.pass_context
-def bench(
-    context: click.Context, networks: tuple[str, ...], train: bool, as_json: bool, out: Path | None, **given
-) -> None:
+def bench(context: click.Context, networks: tuple[str, ...], as_json: bool, out: Path | None, **given) -> None:
     """Times NETWORKs stock, in other runtimes and swapped, all verified against float64 first.
 
     A NETWORK is one of lightops.networks, torchvision:NAME, timm:NAME or file.py:factory. By default: densenet121,
-    squeezenet1_1, mobilenet_v1, mobilenet_v2. Exit code 1 if an answer of the swapped network is wrong.
+    squeezenet1_1, mobilenet_v1, mobilenet_v2. With --train a call is a training step (forward, backward, SGD).
+    Exit code 1 if an answer or a gradient of the swapped network is wrong.
     """
-    if train:
-        raise click.UsageError("--train: training kernels are not in this version; the bench measures inference")
     device_or_usage_error(given["device"])
     try:
         for name in networks:
             factory(name)
     except UnknownNetwork as error:
         raise click.UsageError(str(error)) from error
+    present = [c.name for c in (training.CONTESTANTS if given["train"] else CONTESTANTS)]
+    if strangers := [name for name in given["only"] if name not in present]:
+        raise click.UsageError(f"--only: {strangers[0]} is none of {', '.join(present)}")
+    given["batches"] = given["batches"] or ((8,) if given["train"] else (1, 16))
     given["compile"], given["winograd"] = given.pop("compiled"), int(given["winograd"])
     options = Options(networks=networks or DEFAULT_NETWORKS, **given)
     screen = console(stderr=as_json)
@@ -72,14 +72,14 @@ def bench(
 def _watched(options: Options, screen: Console) -> Report:
     columns = (BarColumn(30), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
-        return run(options, _Screen(screen, progress))
+        return run(options, _Screen(screen, progress, options.train))
 
 
 class _Screen(Listener):
     """Shows a progress bar on a terminal, one line per network and setting elsewhere, tables on both."""
 
-    def __init__(self, screen: Console, progress: Progress) -> None:
-        self.screen, self.progress = screen, progress
+    def __init__(self, screen: Console, progress: Progress, train: bool) -> None:
+        self.screen, self.progress, self.train = screen, progress, train
         self.bar = progress.add_task("starting", total=1.0)
 
     def stage(self, text: str) -> None:
@@ -96,12 +96,15 @@ class _Screen(Listener):
     def setting(self, rows: list[Row]) -> None:
         first = rows[0]
         plural = "s" if first.threads != 1 else ""
-        _show_rows(self.screen, f"{first.network}, batch {first.batch}, {first.threads} thread{plural}", rows)
+        _show_rows(
+            self.screen, f"{first.network}, batch {first.batch}, {first.threads} thread{plural}", rows, self.train
+        )
 
 
-def _show_rows(screen: Console, title: str, rows: list[Row]) -> None:
+def _show_rows(screen: Console, title: str, rows: list[Row], train: bool) -> None:
+    shown = columns(train)
     styles = ["bold red" if row.status in ("wrong", "failed") else _STYLES[row.family] for row in rows]
-    screen.print(table(title, list(COLUMNS), [[show(row) for show in COLUMNS.values()] for row in rows], styles))
+    screen.print(table(title, list(shown), [[show(row) for show in shown.values()] for row in rows], styles))
     screen.print()
 
 
@@ -113,16 +116,20 @@ def _finish(report: Report, screen: Console, paths: list[Path]) -> None:
         screen.print(table("Same answers, stock and swapped", list(LABELLED_COLUMNS), lines))
         screen.print()
     if len(list(groups(report))) > 1:
-        header, lines = matrix(report)
-        screen.print(table("Medians, ms per batch", header, lines))
+        unit = "training step" if trains(report) else "batch"
+        screen.print(table(f"Medians, ms per {unit}", *matrix(report)))
         screen.print()
+        if trains(report):
+            screen.print(table("Kept for the backward pass, MB", *saved_matrix(report)))
+            screen.print()
     screen.print(machine.summary(report.conditions), style="dim")
     for note in (machine.busy(report.conditions), *report.notes):
         if note:
             screen.print(f"note: {note}", style="yellow", markup=False)
     screen.print(f"report: {', '.join(str(path) for path in paths)}", markup=False)
     if not report.ok:
-        screen.print("VERIFICATION FAILED: the swapped network's answers are not stock's", style="bold red")
+        what = "gradients" if trains(report) else "answers"
+        screen.print(f"VERIFICATION FAILED: the swapped network's {what} are not stock's", style="bold red")
 
 
 def _show_answers(screen: Console, entry: Labelled) -> None:

@@ -63,8 +63,9 @@ def test_bench_fails_when_the_answers_differ(networks_file, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--train"], "training kernels are not in this version"),
         (["nonsense"], "not in lightops.networks"),
+        (["--only", "memory_efficient"], "memory_efficient is none of"),
+        (["--train", "--only", "openvino"], "openvino is none of"),
         (["--batch", "0"], "a number below 1"),
         (["--threads", "two"], "not a comma-separated list"),
         (["--device", "abacus"], "--device abacus"),
