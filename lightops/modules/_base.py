@@ -7,8 +7,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from lightops.modules._flow import Flow, Pass
 from lightops.modules._reader import Decline
-from lightops.modules._runner import Piece, Runner
+from lightops.modules._runner import NothingToTrain, Piece, Runner
+from lightops.ops._native import suggests_channels_last, to_nchw
 
 # What nn.Module.__init__ puts into every instance: shared with the stock module by reference, so that a name, hook,
 # parameter or child added to either is there in both.
@@ -65,12 +67,43 @@ class FusedModule(nn.Module):
         runner = self._runners[0]
         if args or kwargs:
             runner.reason = "called with more than one argument"
-        elif (state := runner.ready(self._stock, x)) is not None:
-            return runner.run(x, state)
-        return self._fallback(x, *args, **kwargs)
+            return self._fallback(x, *args, **kwargs)
+        if self._trains(x):
+            try:
+                return self._train_forward(x)
+            except NothingToTrain:
+                pass
+            except Decline:
+                return self._fallback(x)
+        state = runner.ready(self._stock, x)
+        return self._fallback(x) if state is None else runner.run(x, state)
+
+    def _trains(self, x: Any) -> bool:
+        """Whether the call may want gradients or batch statistics."""
+        if self.training:
+            return True
+        if not torch.is_grad_enabled():
+            return False
+        return (isinstance(x, Tensor) and x.requires_grad) or any(p.requires_grad for p in self.parameters())
+
+    def _train_forward(self, x: Any) -> Tensor:
+        """The training forward; Decline where this call has none. Running statistics change once it is done."""
+        forward = Pass()
+        y = self._train_flow(Flow(x, forward)).materialise()
+        forward.commit()
+        return in_stock_layout(y, x, self)
+
+    def _train_flow(self, flow: Flow) -> Flow:
+        """The training forward between two pieces of a chain."""
+        return self._runners[0].train(self._stock, flow)
 
     def _traced(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         if not args and not kwargs:
+            if self._trains(x):
+                try:
+                    return self._train_forward(x)
+                except Decline:
+                    pass
             try:
                 return self._runners[0].trace(self._stock, x)
             except Decline:
@@ -168,6 +201,15 @@ class FusedModule(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.op}, stock={type(self._stock).__name__}, backend={self.backend or 'chosen at the first call'}"
+
+
+def in_stock_layout(y: Tensor, x: Tensor, block: nn.Module) -> Tensor:
+    """y in the layout that stock would return for x: channels_last if x or a convolution's weight is."""
+    if y.dim() != 4 or suggests_channels_last(x):
+        return y
+    if any(suggests_channels_last(p) for p in block.parameters() if p.dim() == 4):
+        return y
+    return to_nchw(y)
 
 
 class Container:

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from lightops.modules._base import FusedModule
+from lightops.modules._flow import Flow, Pass
 from lightops.modules._guard import hook_dicts
 from lightops.modules._program import Leaf, is_plain, leaf_of, leaves_of, make_program
-from lightops.modules._reader import Decline, qualified_type
-from lightops.modules._runner import Piece, Runner, State
+from lightops.modules._reader import DROPOUTS, Decline, qualified_type
+from lightops.modules._runner import NothingToTrain, Piece, Runner, State
 from lightops.modules.dense_block import DenseBlock, DenseBlockPiece
 from lightops.ops._native import suggests_channels_last, to_nchw
 
@@ -120,6 +121,8 @@ class Chain(FusedModule):
     def _walk(self, plan: _Plan, x: Tensor) -> Any:
         # A convolution returns channels_last if its input or its weight is; what follows keeps it.
         nchw = x.dim() == 4 and not (plan.channels_last or suggests_channels_last(x))
+        if self._trains(x):
+            return self._train_walk(plan, x, nchw)
         program = self._programs.get(x.shape[1:])
         if program is not None and program.ready(x):
             x = program.run(x)
@@ -149,6 +152,46 @@ class Chain(FusedModule):
         if nchw and type(x) is Tensor and not x.is_contiguous():
             return to_nchw(x)
         return x
+
+    def _train_walk(self, plan: _Plan, x: Tensor, nchw: bool) -> Any:
+        forward = Pass(nchw)
+        y = self._train_steps(plan.steps, Flow(x, forward)).materialise()
+        forward.commit()
+        return to_nchw(y) if forward.nchw and type(y) is Tensor and y.dim() == 4 else y
+
+    def _train_flow(self, flow: Flow) -> Flow:
+        return self._train_steps(self._current_plan().steps, flow)
+
+    def _train_steps(self, steps: list[_Step], flow: Flow) -> Flow:
+        """Flows go from piece to piece, those of fused children included; what has no training form gets a tensor."""
+        for step in steps:
+            child = step.children[0]
+            try:
+                if step.runner is not None:
+                    flow = self._train_run(step.runner, flow)
+                    continue
+                if isinstance(child, FusedModule) and is_plain(child):
+                    flow = child._train_flow(flow)
+                    continue
+            except Decline as decline:
+                if step.runner is not None and not torch.compiler.is_compiling():
+                    self._warn(str(decline))
+            for child in step.children:
+                flow = _through_stock(child, flow, step.neutral)
+        return flow
+
+    def _train_run(self, runner: Runner, flow: Flow) -> Flow:
+        try:
+            return runner.train(self._stock, flow)
+        except NothingToTrain:
+            # Frozen layers in front of those that learn.
+            x = flow.materialise()
+            if torch.compiler.is_compiling():
+                return flow.plain(runner.trace(self._stock, x))
+            state = runner.ready(self._stock, x)
+            if state is None:
+                raise Decline(runner.reason) from None
+            return flow.plain(runner.run_channels_last(x, state))
 
     _flat: ClassVar[bool] = False  # the forward is the steps and nothing else
 
@@ -185,6 +228,9 @@ class Chain(FusedModule):
 
     def _trace_walk(self, x: Any) -> Any:
         stock = self._stock
+        if isinstance(x, Tensor) and x.dim() == 4 and self._trains(x):
+            plan = self._make_plan()
+            return self._train_walk(plan, x, not (plan.channels_last or suggests_channels_last(x)))
         nchw = isinstance(x, Tensor) and x.dim() == 4 and not suggests_channels_last(x)
         for step in self._make_plan().steps:
             if step.runner is not None:
@@ -208,6 +254,16 @@ class Chain(FusedModule):
         replica = super()._replicate_for_data_parallel()
         replica.__dict__.update(_plan=None, _programs={})
         return replica
+
+
+def _through_stock(child: nn.Module, flow: Flow, neutral: bool) -> Flow:
+    """A stock child, in the layout it would be given: dropout draws by layout, and an unknown module may look at it."""
+    x, forward = flow.materialise(), flow.forward
+    given = forward.nchw and type(x) is Tensor and not (neutral and type(child) not in DROPOUTS)
+    y = child(x.contiguous() if given else x)
+    if given:
+        forward.nchw = type(y) is Tensor and y.dim() == 4 and not suggests_channels_last(y)
+    return flow.plain(y)
 
 
 def walkable(x: Any) -> bool:

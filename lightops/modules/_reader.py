@@ -73,7 +73,7 @@ _AVG_POOL = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad
 
 _ACTS = {nn.ReLU: "relu", nn.Hardswish: "hardswish", nn.SiLU: "silu", nn.Identity: "none"}
 _CLAMPS = (nn.ReLU6, nn.Hardtanh)
-_DROPOUTS = (nn.Dropout, nn.Dropout2d, nn.AlphaDropout)
+DROPOUTS = (nn.Dropout, nn.Dropout2d, nn.AlphaDropout)
 _TIMM_NORM_ACT = "timm.layers.norm_act.BatchNormAct2d"
 _TIMM_CONV_SAME = "timm.layers.conv2d_same.Conv2dSame"
 _TIMM_DROP_PATH = "timm.layers.drop.DropPath"
@@ -101,14 +101,17 @@ class Reader:
     With `any_mode` training flags are not looked at: whether the block could be fused in evaluation.
     """
 
+    trains = False  # whether norms in training mode and dropout can be read
+
     def __init__(self, block: nn.Module, *, any_mode: bool = False):
         self.block = block
         self.any_mode = any_mode
         self.guard = Guard()
         self.weights: list[Tensor] = []
         self.norms: list[Tensor] = []
+        self.dropouts: list[nn.Module] = []  # active ones among the neutral children
         self._seen: dict[str, nn.Module] = {}
-        self._eager = not torch.compiler.is_compiling()
+        self._eager = self._guarded = not torch.compiler.is_compiling()
         if any(GLOBAL_HOOKS):
             raise Decline("a global module hook is registered")
 
@@ -130,7 +133,7 @@ class Reader:
             raise Decline(f"{path} has a hook")
         if "forward" in module.__dict__:
             raise Decline(f"{path} has its forward overridden")
-        if self._eager:
+        if self._guarded:
             self.guard.watch_module(parent, key, module)
         self._seen[path] = module
         return module
@@ -138,7 +141,7 @@ class Reader:
     def attrs(self, module: nn.Module, names: tuple[str, ...]) -> tuple:
         """Attributes of a module, watched."""
         values = tuple(getattr(module, name) for name in names)
-        if self._eager:
+        if self._guarded:
             self.guard.watch_attrs(module, names, values)
         return values
 
@@ -157,6 +160,7 @@ class Reader:
                     f"{path}.{name} was made in inference mode, where edits are not counted "
                     "(build, copy and cast the model outside torch.inference_mode)"
                 )
+        if self._guarded:
             self.guard.watch_tensor(module, kind, name)
         return tensor
 
@@ -186,10 +190,7 @@ class Reader:
         """BN in evaluation mode on its running statistics, and the activation a combined norm-act module applies after
         it.
         """
-        module = self.module(path)
-        combined = qualified_type(module) == _TIMM_NORM_ACT
-        if type(module) is not nn.BatchNorm2d and not combined:
-            raise Decline(f"{path} is {_describe(module, 'BatchNorm2d')}")
+        module, act = self.norm_module(path)
         training, eps = self.attrs(module, _NORM)
         if training and not self.any_mode:
             raise Decline(f"{path} is in training mode")
@@ -199,11 +200,17 @@ class Reader:
         if mean is None or var is None:
             raise Decline(f"{path} has no running statistics")
         self.norms += [t for t in (weight, bias, mean, var) if t is not None]
-        act = "none"
-        if combined:
-            self.inactive(f"{path}.drop")
-            act = self.act(f"{path}.act")
         return BatchNormParams(weight, bias, mean, var, eps), act
+
+    def norm_module(self, path: str) -> tuple[nn.Module, str]:
+        """The BN at `path`, and the activation that it contains if it is a combined norm-act module."""
+        module = self.module(path)
+        if qualified_type(module) == _TIMM_NORM_ACT:
+            self.inactive(f"{path}.drop")
+            return module, self.act(f"{path}.act")
+        if type(module) is not nn.BatchNorm2d:
+            raise Decline(f"{path} is {_describe(module, 'BatchNorm2d')}")
+        return module, "none"
 
     def act(self, path: str) -> str:
         """The name of the activation at `path`."""
@@ -238,7 +245,7 @@ class Reader:
         module = self.module(path)
         if type(module) is nn.Identity:
             return
-        if type(module) in _DROPOUTS:
+        if type(module) in DROPOUTS:
             training, p = self.attrs(module, _DROP)
             if training and p and not self.any_mode:
                 raise Decline(f"{path} (dropout) is in training mode")

@@ -8,11 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from lightops import _env
+from lightops import _env, _ext
+from lightops.modules._flow import Flow
 from lightops.modules._guard import Guard
 from lightops.modules._reader import Decline, Reader
 from lightops.modules._room import make_room
+from lightops.modules._train_reader import TrainReader
 from lightops.ops import OPS
+
+# Read once: tracing must not follow the file system.
+_CPU_REASON = _ext.cpu_reason()
 
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
 _AUTOCAST_CASTS = (torch.float32, *_LOW_PRECISION)
@@ -77,6 +82,12 @@ class Piece:
 
     def run(self, x: Tensor, packed: Any) -> Tensor:
         raise NotImplementedError
+
+    drops: ClassVar[bool] = False  # whether `train` applies the dropout of its neutral children
+
+    def train(self, params: Any, flow: Flow, winograd: int) -> Flow:
+        """The training forward, of params read by a `TrainReader`. Decline where there is none."""
+        raise Decline(f"{self.op} has no training form")
 
 
 class State(NamedTuple):
@@ -186,6 +197,39 @@ class Runner:
             return self.piece.reference(x.to(dtype), params)
         return self.piece.run(x.to(dtype), self.piece.pack(params, dtype, self.winograd))
 
+    def train(self, block: nn.Module, flow: Flow) -> Flow:
+        """The training forward, from norms and modes as they are now. Decline where it has no exact fused form, with
+        the reason kept.
+        """
+        try:
+            flow = self._train(block, flow)
+        except Decline as decline:
+            self.reason = str(decline)
+            raise
+        self.reason = None
+        return flow
+
+    def _train(self, block: nn.Module, flow: Flow) -> Flow:
+        piece, x = self.piece, flow.raw
+        if torch.compiler.is_compiling():
+            _check_dims(piece, x)
+        else:
+            _check_input(piece, x)
+        reader = TrainReader(block)
+        params = piece.read_all(reader)
+        guard = reader.finish()
+        if reader.dropouts and not piece.drops:
+            raise Decline("dropout in training mode")
+        if not (reader.batch or _wants_grad(flow.raw, reader)):
+            raise NothingToTrain
+        _check_training_backend(x)
+        if guard.device is not None and x.device != guard.device:
+            raise Decline(f"input is on {x.device}, parameters on {guard.device}")
+        channels = piece.in_channels(params)
+        if not _fits(x, channels):
+            raise Decline(f"input shape {list(x.shape)}: empty, or not {channels} channels")
+        return piece.train(params, flow.to(_compute_dtype(piece, x, guard, params)), self.winograd)
+
     def _prepare(self, block: nn.Module, x: Any) -> State:
         _check_input(self.piece, x)
         state = self.state
@@ -218,6 +262,31 @@ class Runner:
         # Packed weights outlive the call, so they must not become inference tensors.
         with torch.inference_mode(False), torch.no_grad():
             return backend, self.piece.pack(params, dtype, self.winograd)
+
+
+class NothingToTrain(Decline):
+    """No gradient is wanted and no norm takes batch statistics: inference is the right forward."""
+
+    def __init__(self) -> None:
+        super().__init__("neither gradients nor batch statistics are wanted")
+
+
+def _wants_grad(x: Tensor, reader: Reader) -> bool:
+    return torch.is_grad_enabled() and (
+        x.requires_grad or any(t.requires_grad for t in (*reader.weights, *reader.norms))
+    )
+
+
+def _check_training_backend(x: Tensor) -> None:
+    """Kernels for training are for CPU tensors; elsewhere the stock forward is as good as the reference."""
+    if _env.disabled():
+        raise Decline("LIGHTOPS_DISABLE is set")
+    if _env.backend() == "reference":
+        return
+    if x.device.type != "cpu":
+        raise Decline(f"training on {x.device} is left to stock")
+    if _CPU_REASON:
+        raise Decline(_CPU_REASON)
 
 
 def _fits(x: Tensor, channels: int | None) -> bool:

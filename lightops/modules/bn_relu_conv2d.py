@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lightops import reference
 from lightops.modules._base import Container, FusedModule
+from lightops.modules._flow import Flow
 from lightops.modules._reader import ConvParams, Decline, Reader, Unit
 from lightops.modules._runner import Piece
 from lightops.ops.bn_relu_conv2d import pack_bn_relu_conv2d, run_bn_relu_conv2d
@@ -62,6 +63,9 @@ class BNReLUConv2dPiece(Piece):
         return pack_bn_relu_conv2d(*args, dtype, winograd=winograd, **kwargs)
 
     run = staticmethod(run_bn_relu_conv2d)
+
+    def train(self, params: _Params, flow: Flow, winograd: int) -> Flow:
+        return flow.then(params.bn, params.act).conv(params.conv)
 
 
 class BNReLUConv2d(Container, FusedModule):

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from lightops.modules._base import Container
 from lightops.modules._chain import Chain, Run, walkable
+from lightops.modules._flow import Flow
 from lightops.modules._guard import hook_dicts
-from lightops.modules._reader import Residual
+from lightops.modules._reader import Decline, Residual
 
 
 class FusedChain(Container, Chain):
@@ -42,10 +43,16 @@ class FusedChain(Container, Chain):
         if not (compiling or walkable(x)) or self._must_be_stock():
             return self._stock_forward(x)
         y = self._trace_walk(x) if compiling else self._walk(self._current_plan(), x)
+        return y + x if self._adds_input() else y
+
+    def _adds_input(self) -> bool:
         residual = self._residual
-        if getattr(self._stock, residual) if isinstance(residual, str) else residual:
-            return y + x
-        return y
+        return bool(getattr(self._stock, residual) if isinstance(residual, str) else residual)
+
+    def _train_flow(self, flow: Flow) -> Flow:
+        if self._must_be_stock():
+            raise Decline("a hook or dropout inside")
+        return flow.around(self._adds_input(), super()._train_flow)
 
     def _paths(self) -> list[str]:
         return list(self._children)

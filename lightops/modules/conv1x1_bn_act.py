@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lightops import reference
 from lightops.modules._base import Container, FusedModule
+from lightops.modules._flow import Flow
 from lightops.modules._reader import ConvParams, Decline, Reader, Residual, Unit
 from lightops.modules._runner import Piece
 from lightops.ops.conv1x1_bn_act import pack_conv1x1_bn_act, run_conv1x1_bn_act
@@ -54,6 +55,9 @@ class Conv1x1BNActPiece(Piece):
     def run(self, x: Tensor, packed: Any) -> Tensor:
         weights, residual = packed
         return run_conv1x1_bn_act(x, weights, x if residual else None)
+
+    def train(self, params: _Params, flow: Flow, winograd: int) -> Flow:
+        return flow.around(params.residual, lambda inner: inner.conv(params.conv))
 
 
 class Conv1x1BNAct(Container, FusedModule):

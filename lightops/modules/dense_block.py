@@ -4,14 +4,19 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightops import reference
 from lightops.modules._base import Container, FusedModule
+from lightops.modules._flow import Flow, check_batch
 from lightops.modules._reader import ConvParams, Decline, Reader
 from lightops.modules._room import claim_room
 from lightops.modules._runner import Piece
+from lightops.ops import training
+from lightops.ops._native import choose_algo
 from lightops.ops.dense_block import pack_dense_block, run_dense_block, run_dense_block_
+from lightops.ops.training import DenseBlockOut
 from lightops.reference import DenseLayerParams
 
 
@@ -42,6 +47,15 @@ class LayerPaths(NamedTuple):
 class _Params(NamedTuple):
     layers: tuple[DenseLayerParams, ...]
     in_channels: int
+    rates: tuple[float, ...]  # of dropout, where it is active: per layer
+
+    @property
+    def growth(self) -> int:
+        return _shape(self.layers[0])[1]
+
+    @property
+    def bottleneck(self) -> int:
+        return _shape(self.layers[0])[0]
 
 
 @dataclass(frozen=True)
@@ -51,6 +65,7 @@ class DenseBlockPiece(Piece):
     op: ClassVar[str] = "dense_block"
 
     def read(self, reader: Reader) -> _Params:
+        rates = tuple(_dropout_rate(reader, paths) for paths in self.layers)
         layers = tuple(_read_layer(reader, paths) for paths in self.layers)
         if not layers:
             raise Decline("the block has no layers")
@@ -63,7 +78,7 @@ class DenseBlockPiece(Piece):
             if layer.weight1.shape[1] != channels:
                 raise Decline(f"{paths.conv1} reads {layer.weight1.shape[1]} channels where {channels} are there")
             channels += growth
-        return _Params(layers, in_channels)
+        return _Params(layers, in_channels, rates)
 
     def in_channels(self, params: _Params) -> int:
         return params.in_channels
@@ -84,6 +99,38 @@ class DenseBlockPiece(Piece):
         buffer = None if torch.compiler.is_compiling() else claim_room(x, packed.out_channels)
         return run_dense_block(x, packed) if buffer is None else run_dense_block_(buffer, packed)
 
+    def train(self, params: _Params, flow: Flow, winograd: int) -> Flow:
+        flow = flow.plain(flow.materialise()) if flow.norm is not None or flow.act != "none" else flow
+        x = flow.raw
+        growth = params.growth
+        stages = [
+            stage for layer in params.layers for stage in ((layer.bn1, layer.weight1), (layer.bn2, layer.weight2))
+        ]
+        stages = [(norm, weight) for norm, weight in stages if norm is not None]
+        if any(norm.batch for norm, _ in stages):
+            check_batch(x)
+        exact = torch.float64 if x.dtype == torch.float64 else torch.float32
+        tensors, frozen = [], []
+        for norm, weight in stages:
+            tensors += [_vector(norm.weight, exact), _vector(norm.bias, exact), weight.to(x.dtype)]
+            frozen += [None if norm.batch else _vector(t, exact) for t in (norm.running_mean, norm.running_var)]
+        out = training.dense_block_train(
+            x, tensors, [norm.eps for norm, _ in stages], frozen, _dropout_masks(x, params), growth, params.bottleneck,
+            mean=flow.mean, var=flow.var, winograd=choose_algo(winograd, (3, 3), x.dtype),
+        )  # fmt: skip
+        self._note(flow, params, out)
+        return Flow(out.buffer, flow.forward, out.mean, out.var)
+
+    def _note(self, flow: Flow, params: _Params, out: DenseBlockOut) -> None:
+        """Each layer's norms have seen what was in the buffer when the layer ran."""
+        count, channels = flow.raw.numel() // flow.raw.shape[1], params.in_channels
+        for i, layer in enumerate(params.layers):
+            if layer.bn1.batch:
+                flow.forward.note(layer.bn1, out.mean[:channels], out.var[:channels], count)
+            if layer.bn2 is not None and layer.bn2.batch:
+                flow.forward.note(layer.bn2, out.middle_mean[i], out.middle_var[i], count)
+            channels += params.growth
+
     def run_channels_last(self, x: Tensor, packed: Any) -> Tensor:
         # The prefix of a buffer is channels innermost as it is: making it dense would lose the room behind it.
         buffer = claim_room(x, packed.out_channels)
@@ -92,12 +139,33 @@ class DenseBlockPiece(Piece):
         return run_dense_block_(buffer, packed)
 
 
+def _dropout_masks(x: Tensor, params: _Params) -> list[Tensor | None]:
+    """What `F.dropout` multiplies each layer's channels by, drawn as stock draws it."""
+    if not any(params.rates):
+        return []
+    new = x[:, :1].expand(-1, params.growth, -1, -1)
+    ones = torch.ones_like(new, memory_format=torch.channels_last)
+    return [F.dropout(ones, rate) if rate else None for rate in params.rates]
+
+
+def _vector(t: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if t is None else t.to(dtype)
+
+
+def _dropout_rate(reader: Reader, paths: LayerPaths) -> float:
+    """The rate of dropout behind the layer's last convolution, 0 where it is not active."""
+    layer = reader.module(paths.layer) if paths.rates and paths.layer else reader.block
+    if not paths.rates or not reader.training(layer):
+        return 0.0
+    active = {name: rate for name in paths.rates if (rate := reader.attr(layer, name))}
+    if not active:
+        return 0.0
+    if not reader.trains or set(active) != {"drop_rate"}:
+        raise Decline(f"{paths.layer or 'the layer'} applies dropout in training mode ({', '.join(active)})")
+    return active["drop_rate"]
+
+
 def _read_layer(reader: Reader, paths: LayerPaths) -> DenseLayerParams:
-    rates = paths.rates
-    if rates:
-        layer = reader.module(paths.layer) if paths.layer else reader.block
-        if reader.training(layer) and any(reader.attr(layer, rate) for rate in rates):
-            raise Decline(f"{paths.layer or 'the layer'} applies dropout in training mode")
     bn1 = _normed(reader, paths.norm1, paths.act1, paths.fn)
     conv1 = reader.conv(paths.conv1)
     if paths.conv2 is None:

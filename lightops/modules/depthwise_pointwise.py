@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lightops import reference
 from lightops.modules._base import Container, FusedModule
+from lightops.modules._flow import Flow
 from lightops.modules._reader import ConvParams, Decline, Reader, Residual, Unit
 from lightops.modules._runner import Piece
 from lightops.ops.depthwise_pointwise import pack_depthwise_pointwise, run_depthwise_pointwise
@@ -61,6 +62,9 @@ class DepthwisePointwisePiece(Piece):
     def run(self, x: Tensor, packed: Any) -> Tensor:
         weights, residual = packed
         return run_depthwise_pointwise(x, weights, x if residual else None)
+
+    def train(self, params: _Params, flow: Flow, winograd: int) -> Flow:
+        return flow.around(params.residual, lambda inner: inner.conv(params.dw).conv(params.pw))
 
 
 class DepthwisePointwise(Container, FusedModule):

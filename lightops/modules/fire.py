@@ -9,8 +9,11 @@ from torch import Tensor, nn
 
 from lightops import reference
 from lightops.modules._base import Container, FusedModule
+from lightops.modules._flow import Flow
 from lightops.modules._reader import ConvParams, Decline, Reader, Unit
 from lightops.modules._runner import Piece
+from lightops.ops import training
+from lightops.ops._native import choose_algo
 from lightops.ops.conv1x1_bn_act import pack_conv1x1_bn_act, run_conv1x1_bn_act
 from lightops.ops.fire import pack_fire, run_fire
 
@@ -82,6 +85,14 @@ class FirePiece(Piece):
         if around is not None:
             return run_fire(x, weights, run_conv1x1_bn_act(x, around))
         return run_fire(x, weights, x if bypass else None)
+
+    def train(self, params: _Params, flow: Flow, winograd: int) -> Flow:
+        x = flow.materialise()
+        tensors = [None if t is None else t.to(x.dtype) for t in self.arguments(params)[0]]
+        out = training.fire_train(x, *tensors, choose_algo(winograd, (3, 3), x.dtype))
+        if params.bypass_conv is not None:
+            return flow.plain(flow.plain(x).conv(params.bypass_conv).materialise(out))
+        return flow.plain(out + x if params.bypass else out)
 
 
 class Fire(Container, FusedModule):

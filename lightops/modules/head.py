@@ -4,12 +4,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightops import reference
 from lightops.modules._base import Container, FusedModule
+from lightops.modules._flow import Flow
 from lightops.modules._reader import Reader
 from lightops.modules._runner import Piece
+from lightops.ops import training
 from lightops.ops.head import pack_head, run_head
 from lightops.reference import BatchNormParams
 
@@ -45,7 +48,8 @@ class HeadPiece(Piece):
     def in_channels(self, params: _Params) -> int | None:
         if params.weight is not None:
             return params.weight.shape[1]
-        return None if params.bn is None else params.bn.running_mean.shape[0]
+        known = (t for t in (params.bn or ())[:4] if t is not None)
+        return next((t.shape[0] for t in known), None)
 
     def uses_x_as_it_is(self, params: _Params) -> bool:
         return True
@@ -61,6 +65,13 @@ class HeadPiece(Piece):
 
     def run(self, x: Tensor, packed: Any) -> Tensor:
         return self._shaped(run_head(x, packed))
+
+    def train(self, params: _Params, flow: Flow, winograd: int) -> Flow:
+        flow = flow.then(params.bn, params.act)
+        y = training.bn_act_mean(flow.raw, flow.prologue())
+        if params.weight is not None:
+            return flow.plain(F.linear(y, params.weight, params.bias))
+        return flow.plain(self._shaped(y))
 
     def _shaped(self, y: Tensor) -> Tensor:
         return y if self.flatten else y[:, :, None, None]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lightops import reference
 from lightops.modules._base import Container, FusedModule
+from lightops.modules._flow import Flow
 from lightops.modules._reader import ConvParams, Decline, Reader, Residual, Unit
 from lightops.modules._runner import Piece
 from lightops.ops.inverted_residual import pack_inverted_residual, run_inverted_residual
@@ -68,6 +69,10 @@ class InvertedResidualPiece(Piece):
         return pack_inverted_residual(*args, dtype, **kwargs)
 
     run = staticmethod(run_inverted_residual)
+
+    def train(self, params: _Params, flow: Flow, winograd: int) -> Flow:
+        ex, dw, pw, residual = params
+        return flow.around(residual, lambda inner: inner.conv(ex).conv(dw).conv(pw))
 
 
 class InvertedResidual(Container, FusedModule):

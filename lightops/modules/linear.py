@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightops import reference
 from lightops.modules._base import FusedModule
+from lightops.modules._flow import Flow
 from lightops.modules._reader import Decline, Reader
 from lightops.modules._runner import Piece
 from lightops.ops.head import pack_head, run_classifier
@@ -60,6 +62,9 @@ class LinearPiece(Piece):
         return pack_head(None, "none", *params, dtype)
 
     run = run_channels_last = staticmethod(run_classifier)
+
+    def train(self, params: _Params, flow: Flow, winograd: int) -> Flow:
+        return flow.plain(F.linear(flow.materialise(), params.weight, params.bias))
 
 
 class Linear(FusedModule, nn.Linear):

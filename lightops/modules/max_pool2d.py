@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lightops import reference
 from lightops.modules._base import FusedModule
+from lightops.modules._flow import Flow
 from lightops.modules._reader import Reader
 from lightops.modules._runner import Piece
 from lightops.ops.max_pool2d import MaxPool2dPacked, pack_max_pool2d, run_max_pool2d
@@ -37,6 +38,9 @@ class MaxPool2dPiece(Piece):
         return params
 
     run = staticmethod(run_max_pool2d)
+
+    def train(self, params: MaxPool2dPacked, flow: Flow, winograd: int) -> Flow:
+        return flow.max_pool(*params)
 
 
 class MaxPool2d(FusedModule, nn.MaxPool2d):

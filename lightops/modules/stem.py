@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lightops import reference
 from lightops.modules._base import Container, FusedModule
+from lightops.modules._flow import Flow
 from lightops.modules._reader import ConvParams, Decline, Reader, Unit
 from lightops.modules._runner import Piece
 from lightops.ops.stem import pack_stem, run_stem, run_stem_out, stem_out_size
@@ -62,6 +63,13 @@ class StemPiece(Piece):
         return packed.out_channels, *stem_out_size(x.shape[2:], packed)
 
     run_into = staticmethod(run_stem_out)
+
+    def train(self, params: _Params, flow: Flow, winograd: int) -> Flow:
+        flow = flow.conv(params.conv)
+        pool = params.pool
+        if pool is None:
+            return flow
+        return flow.max_pool((pool.kernel,) * 2, (pool.stride,) * 2, (pool.padding,) * 2, pool.ceil_mode)
 
 
 class Stem(Container, FusedModule):

@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightops import reference
 from lightops.modules._base import Container, FusedModule
+from lightops.modules._flow import Flow
 from lightops.modules._reader import ConvParams, Decline, Reader
 from lightops.modules._runner import Piece
 from lightops.ops.transition import pack_transition, run_transition, run_transition_out
@@ -17,6 +19,7 @@ from lightops.reference import BatchNormParams
 class _Params(NamedTuple):
     bn: BatchNormParams
     conv: ConvParams
+    dropouts: tuple[float, ...] = ()  # rates of those that are active
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class TransitionPiece(Piece):
             raise Decline(f"{self.conv} is not a plain 1x1 convolution")
         if self.pool:
             reader.halving_pool(self.pool)
-        return _Params(bn, conv)
+        return _Params(bn, conv, tuple(module.p for module in reader.dropouts))
 
     def in_channels(self, params: _Params) -> int:
         return params.conv.weight.shape[1]
@@ -63,6 +66,18 @@ class TransitionPiece(Piece):
         return packed.out_channels, x.shape[2] // 2, x.shape[3] // 2
 
     run_into = staticmethod(run_transition_out)
+
+    drops: ClassVar[bool] = True
+
+    def train(self, params: _Params, flow: Flow, winograd: int) -> Flow:
+        flow = flow.then(params.bn, "relu")
+        if not params.dropouts:
+            return flow.conv(params.conv, pool=True, stats=params.bn.batch)
+        # Dropout stands between the convolution and the pool, which do not commute then.
+        x = flow.conv(params.conv).raw
+        for p in params.dropouts:
+            x = F.dropout(x, p)
+        return flow.plain(F.avg_pool2d(x, 2))
 
 
 class Transition(Container, FusedModule):

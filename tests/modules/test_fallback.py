@@ -156,33 +156,6 @@ def test_global_hooks_see_every_child() -> None:
     assert_fused(fused)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_training_and_gradients_are_stock(name: str) -> None:
-    """Until a fused backward exists: output, gradients, statistics and their counters are the stock block's, bit
-    for bit.
-    """
-    stock, fused = make(name)
-    x, y = image(name).requires_grad_(), image(name).requires_grad_()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FallbackWarning)
-        for mode in (True, False):
-            stock.train(mode)
-            fused.train(mode)
-            want, got = stock(x), fused(y)
-            assert torch.equal(got, want)
-            grad = torch.randn(want.shape, generator=torch.Generator().manual_seed(2))
-            want.backward(grad)
-            got.backward(grad)
-    assert torch.equal(x.grad, y.grad)
-    for (key, a), (_, b) in zip(stock.state_dict().items(), fused.state_dict().items(), strict=True):
-        assert torch.equal(a, b), key
-    for (key, a), (_, b) in zip(stock.named_parameters(), fused.named_parameters(), strict=True):
-        assert torch.equal(a.grad, b.grad), key
-    with torch.no_grad():
-        close(fused(image(name)), stock(image(name)), torch.float32)
-    assert_fused(fused)
-
-
 def test_frozen_norms_in_a_training_model_stay_fused() -> None:
     stock, fused = make("inverted_residual", torch.float64)
     x = image("inverted_residual", torch.float64)

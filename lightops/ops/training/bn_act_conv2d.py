@@ -144,12 +144,18 @@ def like(grad: Tensor, weight: Tensor) -> Tensor:
     return torch.empty_like(weight, memory_format=torch.preserve_format).copy_(grad)
 
 
+def _supports(arguments: dict[str, Any]) -> str:
+    del arguments
+    return "no kernel"
+
+
 _backward_op = define(
     "bn_act_conv2d_backward",
     f"(Tensor dy, Tensor x, {PROLOGUE}, Tensor weight, {_GEOMETRY}, bool batch, bool[] needs) -> "
     "(Tensor dx, Tensor dgamma, Tensor dbeta, Tensor dweight, Tensor dbias)",
     _backward_reference,
     _backward_fake,
+    supports=_supports,
 )
 _op = define(
     "bn_act_conv2d",
@@ -157,6 +163,7 @@ _op = define(
     "(Tensor y, Tensor mean_y, Tensor var_y)",
     by_name(reference.bn_act_conv2d, 6),
     _fake,
+    supports=_supports,
     setup=_setup,
     backward=_backward,
 )

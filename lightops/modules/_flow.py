@@ -1,0 +1,197 @@
+"""What consecutive pieces hand to each other in training: a raw tensor, with the norm and activation still to come.
+
+A convolution's batch norm needs the statistics of the whole batch before it can be applied, so a chain is cut at raw
+convolution outputs. The next piece applies the pending norm and activation while it reads; only where a chain ends are
+they written out. Running statistics wait until the whole forward has succeeded (`Pass`).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from lightops.modules._reader import ConvParams
+from lightops.ops import training
+from lightops.ops.training import Prologue
+from lightops.reference import activation
+
+Pair = tuple[int, int]
+
+
+class TrainNorm(NamedTuple):
+    """A batch norm as one forward uses it. `batch`: normalises by the batch's own statistics, and updates the running
+    ones of `module` if `tracks`.
+    """
+
+    weight: Tensor | None
+    bias: Tensor | None
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    eps: float
+    module: nn.Module
+    batch: bool
+    tracks: bool
+
+
+class _Group(NamedTuple):
+    """Norms that are updated alike: running means and variances, and the batch's."""
+
+    factor: float
+    count: int
+    running_mean: list[Tensor]
+    running_var: list[Tensor]
+    mean: list[Tensor]
+    var: list[Tensor]
+
+
+class Pass:
+    """One training forward: the updates of running statistics in order, kept until it has succeeded; and whether stock
+    tensors would be NCHW at this point of it.
+    """
+
+    def __init__(self, nchw: bool = False) -> None:
+        self.nchw = nchw
+        self._entries: list[tuple[nn.Module, Tensor, Tensor, int]] = []
+
+    def note(self, norm: TrainNorm, mean: Tensor, var: Tensor, count: int) -> None:
+        """`norm` has normalised `count` values a channel of this mean and biased variance."""
+        if norm.tracks:
+            self._entries.append((norm.module, mean, var, count))
+
+    def commit(self) -> None:
+        """`running = (1 - momentum) * running + momentum * batch` with the unbiased variance, once for every norm and
+        use, as `nn.BatchNorm2d` does it.
+        """
+        groups: dict[Any, _Group] = {}
+        seen: set[nn.Module] = set()
+        with torch.no_grad():
+            for module, mean, var, count in self._entries:
+                if module in seen:
+                    _update(groups)
+                    groups, seen = {}, set()
+                seen.add(module)
+                factor = _factor(module)
+                if module.running_mean is not None:
+                    # A traced count may be symbolic, which is no key.
+                    key = len(groups) if torch.compiler.is_compiling() else (factor, count)
+                    lists = groups.setdefault(key, _Group(factor, count, [], [], [], []))[2:]
+                    for values, value in zip(lists, (module.running_mean, module.running_var, mean, var), strict=True):
+                        values.append(value)
+            _update(groups)
+        self._entries.clear()
+
+
+def _factor(module: nn.Module) -> float:
+    """The weight of this batch, the counter moved on by one."""
+    counter, momentum = module.num_batches_tracked, module.momentum
+    if counter is not None:
+        counter.add_(1)
+        if momentum is None:
+            return 1.0 / float(counter)
+    return 0.0 if momentum is None else momentum
+
+
+def _update(groups: dict[Any, _Group]) -> None:
+    for factor, count, means, variances, mean, var in groups.values():
+        for running, new, weight in ((means, mean, factor), (variances, var, factor * count / (count - 1))):
+            torch._foreach_mul_(running, 1 - factor)
+            torch._foreach_add_(running, [n.to(r.dtype) for n, r in zip(new, running, strict=True)], alpha=weight)
+
+
+class Flow:
+    """`act(norm(raw))`, not computed yet: norm None is the identity. `mean` and `var` are raw's batch statistics where
+    they are known.
+    """
+
+    __slots__ = ("act", "forward", "mean", "norm", "raw", "var")
+
+    def __init__(
+        self,
+        raw: Tensor,
+        forward: Pass,
+        mean: Tensor | None = None,
+        var: Tensor | None = None,
+        norm: TrainNorm | None = None,
+        act: str = "none",
+    ):
+        self.raw = raw
+        self.forward = forward
+        self.mean = mean
+        self.var = var
+        self.norm = norm
+        self.act = act
+
+    def to(self, dtype: torch.dtype) -> Self:
+        """As autocast casts the input of a convolution; statistics are those of what was cast."""
+        return self if self.raw.dtype is dtype else Flow(self.materialise().to(dtype), self.forward)
+
+    def then(self, norm: TrainNorm | None, act: str) -> Self:
+        """With `norm` and `act` pending, behind whatever is."""
+        if self.norm is not None or self.act != "none":
+            if norm is None and act == "none":
+                return self
+            return Flow(self.materialise(), self.forward).then(norm, act)
+        mean, var = self.mean, self.var
+        if norm is not None and norm.batch:
+            check_batch(self.raw)
+            if mean is None:
+                mean, var = training.batch_stats(self.raw)
+            self.forward.note(norm, mean, var, _count(self.raw))
+        return Flow(self.raw, self.forward, mean, var, norm, act)
+
+    def prologue(self) -> Prologue:
+        """What is pending, as the next op takes it."""
+        norm = self.norm
+        if norm is None:
+            return Prologue(act=self.act)
+        dtype = torch.float64 if self.raw.dtype == torch.float64 else torch.float32
+        mean, var = (self.mean, self.var) if norm.batch else (norm.running_mean, norm.running_var)
+        vectors = (None if v is None else v.to(dtype) for v in (mean, var, norm.weight, norm.bias))
+        return Prologue(*vectors, norm.eps, self.act, norm.batch)
+
+    def materialise(self, residual: Tensor | None = None) -> Tensor:
+        """`act(norm(raw)) + residual`."""
+        if self.norm is not None:
+            return training.bn_act(self.raw, self.prologue(), residual)
+        out = activation(self.raw, self.act)
+        return out if residual is None else out + residual
+
+    def plain(self, out: Tensor) -> Self:
+        """A flow that continues with `out`."""
+        return Flow(out, self.forward)
+
+    def around(self, residual: bool, block: Callable[[Self], Self]) -> Self:
+        """Through `block`, its input added to its output where it is a residual one."""
+        if not residual:
+            return block(self)
+        x = self.materialise()
+        return self.plain(block(self.plain(x)).materialise(x))
+
+    def max_pool(self, kernel: Pair, stride: Pair, padding: Pair, ceil_mode: bool) -> Self:
+        """Through a max-pool."""
+        return self.plain(training.bn_act_max_pool2d(self.raw, self.prologue(), kernel, stride, padding, ceil_mode))
+
+    def conv(self, conv: ConvParams, *, pool: bool = False, stats: bool = False) -> Self:
+        """Through a convolution, whose own norm and activation are pending then. `stats`: statistics of its output are
+        wanted even if its own norm does not need them.
+        """
+        bn: Any = conv.bn
+        stats = stats or (bn is not None and bn.batch)
+        dtype = self.raw.dtype
+        weight, bias = (None if t is None else t.to(dtype) for t in (conv.weight, conv.bias))
+        raw, mean, var = training.bn_act_conv2d(
+            self.raw, self.prologue(), weight, bias, stride=conv.stride, padding=conv.padding, dilation=conv.dilation,
+            groups=conv.groups, pool=pool, stats=stats,
+        )  # fmt: skip
+        return Flow(raw, self.forward, *((mean, var) if stats else ())).then(bn, conv.act)
+
+
+def _count(x: Tensor) -> int:
+    return x.numel() // x.shape[1]
+
+
+def check_batch(x: Tensor) -> None:
+    """Stock's error, before any statistics are touched."""
+    if _count(x) == 1:
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.size()}")
