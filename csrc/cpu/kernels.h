@@ -15,19 +15,20 @@
 #include "lightops/transition.h"
 
 // The op index of the CPU path.
-#define LIGHTOPS_FOR_EACH_OP(X)                        \
-  X(bn_act_conv2d, BnActConv2dParams)                  \
-  X(bn_act_conv2d_backward, BnActConv2dBackwardParams) \
-  X(bn_relu_conv2d, BnReluConv2dParams)                \
-  X(conv1x1_bn_act, Conv1x1BnActParams)                \
-  X(dense_block, DenseBlockParams)                     \
-  X(dense_block_train, DenseBlockTrainParams)          \
-  X(depthwise_pointwise, DepthwisePointwiseParams)     \
-  X(fire, FireParams)                                  \
-  X(head, HeadParams)                                  \
-  X(inverted_residual, InvertedResidualParams)         \
-  X(max_pool2d, MaxPool2dParams)                       \
-  X(stem, StemParams)                                  \
+#define LIGHTOPS_FOR_EACH_OP(X)                                \
+  X(bn_act_conv2d, BnActConv2dParams)                          \
+  X(bn_act_conv2d_backward, BnActConv2dBackwardParams)         \
+  X(bn_relu_conv2d, BnReluConv2dParams)                        \
+  X(conv1x1_bn_act, Conv1x1BnActParams)                        \
+  X(dense_block, DenseBlockParams)                             \
+  X(dense_block_train, DenseBlockTrainParams)                  \
+  X(dense_block_train_backward, DenseBlockTrainBackwardParams) \
+  X(depthwise_pointwise, DepthwisePointwiseParams)             \
+  X(fire, FireParams)                                          \
+  X(head, HeadParams)                                          \
+  X(inverted_residual, InvertedResidualParams)                 \
+  X(max_pool2d, MaxPool2dParams)                               \
+  X(stem, StemParams)                                          \
   X(transition, TransitionParams)
 
 namespace lightops {

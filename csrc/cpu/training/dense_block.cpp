@@ -2,7 +2,6 @@
 
 #include "engine/entry.h"
 #include "engine/moments.h"
-#include "engine/panels.h"
 #include "engine/pointwise.h"
 #include "engine/storage.h"
 #include "engine/strip.h"
@@ -134,23 +133,12 @@ template <class C> struct Body {
     const int64_t panels1 = p.bottleneck ? ceil_div(p.bottleneck, kPanel) : 0, panels3 = ceil_div(p.growth, kPanel);
     for_tasks(p.parallel, tasks, [&](int64_t task) {
       const Share one = share(panels1, task, tasks), three = share(panels3, tasks - 1 - task, tasks);
-      if (one.size() > 0) pack_panels1x1(view(l.weight1, p.bottleneck, prefix(layer)), one.first, one.last, s.weight1);
+      if (one.size() > 0)
+        pack_panels1x1(weight_view<C>(l.weight1, p.bottleneck, prefix(layer)), one.first, one.last, s.weight1);
       if (three.size() > 0)
-        pack_panels3x3(view(l.weight2, p.growth, inputs3(layer)), p.algo, three.first, three.last, s.weight2);
+        pack_panels3x3(weight_view<C>(l.weight2, p.growth, inputs3(layer)), p.algo, three.first, three.last, s.weight2);
     });
   }
-  static WeightView<C> view(const TrainWeight& w, int64_t outputs, int64_t depth) {
-    WeightView<C> v;
-    v.data = static_cast<const C*>(w.data);
-    v.outputs = outputs;
-    v.depth = depth;
-    v.output_stride = w.stride[0];
-    v.depth_stride = w.stride[1];
-    v.tap_stride[0] = w.stride[2];
-    v.tap_stride[1] = w.stride[3];
-    return v;
-  }
-
   void run1(int64_t layer, const Common& s, char* base) const {
     affine<C>(p.layer[layer].norm1, prefix(layer), s.scale, s.shift);
     void* out = at(p.middle, p.type, layer * pixels * p.bottleneck);

@@ -3,6 +3,7 @@
 
 #include <math.h>
 
+#include "engine/panels.h"
 #include "engine/parallel.h"
 #include "lightops/training/dense_block.h"
 
@@ -48,6 +49,15 @@ template <class C> inline void affine(const Norm& norm, int64_t channels, C* sca
     scale[c] = C(s);
     shift[c] = C((beta ? double(beta[c]) : 0.0) - double(mean[c]) * s);
   }
+}
+
+template <class C> inline WeightView<C> weight_view(const TrainWeight& w, int64_t outputs, int64_t depth) {
+  return {static_cast<const C*>(w.data), outputs, depth, w.stride[0], w.stride[1], {w.stride[2], w.stride[3]}, false};
+}
+
+// The weight as the gradient of the input reads it.
+template <class C> inline WeightView<C> transposed_view(const TrainWeight& w, int64_t outputs, int64_t depth) {
+  return {static_cast<const C*>(w.data), outputs, depth, w.stride[1], w.stride[0], {w.stride[2], w.stride[3]}, true};
 }
 
 }  // namespace LIGHTOPS_ISA

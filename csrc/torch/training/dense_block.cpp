@@ -32,7 +32,7 @@ void dense_layers(const char* op, const Tensors& params, const std::vector<doubl
                   const Tensors& masks, ScalarType scalar, DenseBlockTrainParams* p, DenseArguments* out) {
   const bool bottleneck = p->bottleneck > 0;
   const size_t each = bottleneck ? 6 : 3, norms = bottleneck ? 2 : 1;
-  STD_TORCH_CHECK(p->in_channels > 0 && p->growth > 0 && p->bottleneck >= 0 && params.size() % each == 0, "lightops::", op,
+  STD_TORCH_CHECK(p->in_channels > 0 && p->growth > 0 && p->bottleneck >= 0 && !params.empty() && params.size() % each == 0, "lightops::", op,
                   ": got ", params.size(), " parameter tensors, ", p->in_channels, " input channels, growth ", p->growth,
                   ", bottleneck ", p->bottleneck, "; want ", each, " tensors a layer");
   p->layers = int64_t(params.size() / each);

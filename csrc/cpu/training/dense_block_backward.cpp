@@ -1,0 +1,484 @@
+#include "engine/entry.h"
+#include "engine/pointwise.h"
+#include "engine/prologue_grad.h"
+#include "engine/strip.h"
+#include "engine/wgrad.h"
+#include "training/dense_layers.h"
+
+namespace lightops {
+namespace LIGHTOPS_ISA {
+namespace {
+
+// A layer is undone in two phases, because the batch norm between its convolutions needs sums over the batch: the 3x3 over
+// strips of rows, then the 1x1 over chunks of pixels. In each, the gradient of the input and of the weight are taken from
+// one load of dy and of the activations, which are recomputed from the raw tensors. Pixels are cut into slices by the sizes
+// alone; each slice has sums and weight gradients of its own, merged in order.
+template <class C> struct Body {
+  using Params = DenseBlockTrainBackwardParams;
+  const Params& p;
+  const DenseBlockTrainParams& f = p.block;
+  const Nhwc& b = f.buffer;
+  int64_t tasks = p.parallel.threads;
+  int64_t pixels = b.n * b.h * b.w;
+  int64_t widest = f.in_channels + (f.layers > 0 ? f.layers - 1 : 0) * f.growth;
+  int64_t inputs3 = f.bottleneck ? f.bottleneck : widest;  // most channels that a 3x3 reads
+  int64_t padded_width = b.w + 2;
+  Chunks chunks{pixels, kChunkPixels};
+  // A slice of the 1x1 holds enough pixels to outweigh its own copy of the weight's gradient.
+  int64_t slices1 = pixels / 784 < 1 ? 1 : pixels / 784 > kMostSlices ? kMostSlices : pixels / 784;
+  C* gradient = static_cast<C*>(p.gradient);
+  C* dmiddle = static_cast<C*>(p.dmiddle);
+
+  static constexpr int64_t kMostSlices = 16;
+  static constexpr int64_t kStripBytes = 256 << 10;  // of activations: dy, its transforms and sums want room in L2 too
+
+  explicit Body(const Params& params) : p(params) {}
+
+  int64_t prefix(int64_t layer) const { return f.in_channels + layer * f.growth; }
+  int64_t channels3(int64_t layer) const { return f.bottleneck ? f.bottleneck : prefix(layer); }
+  Strips strips(int64_t layer) const {
+    const int64_t grain = f.algo == Algo::direct ? 1 : int64_t(f.algo);
+    const int64_t rows = kStripBytes / (padded_width * channels3(layer) * int64_t(sizeof(C))) - 2;
+    return Strips(b.n, b.h, rows < grain ? grain : rows / grain * grain, grain);
+  }
+  int64_t slices3(int64_t layer) const {
+    const int64_t count = strips(layer).count();
+    return count < kMostSlices ? count : kMostSlices;
+  }
+
+  StripConv<C> dgrad3(int64_t layer) const {
+    StripConv<C> c;
+    c.channels = f.growth;
+    c.in_row = padded_width * f.growth;
+    c.in_width = padded_width;
+    c.window.kernel[0] = c.window.kernel[1] = 3;
+    c.algo = f.algo;
+    c.outputs = channels3(layer);
+    c.rows = strips(layer).rows;
+    c.width = b.w;
+    c.out_type = compute_type<C>;
+    c.out_row = b.w * c.outputs;
+    c.out_pixel = c.outputs;
+    return c;
+  }
+
+  // A channel's affine form, and what its batch norm's gradient needs of the batch.
+  struct Vectors { C *scale, *shift, *b, *d; };
+  Vectors vectors(Arena& arena, int64_t channels) const {
+    return {arena.take<C>(channels), arena.take<C>(channels), arena.take<C>(channels), arena.take<C>(channels)};
+  }
+  struct Common {
+    C *weight1, *weight2;
+    Vectors norm1, norm2;
+    double *b, *d;         // summed over the layers that read a channel
+    C *own_b, *own_d;      // of the channels that are consumed now
+    C *sums1, *sums3;      // [slice or strip][2][channels]
+    C *dweight1, *dweight3;
+    int64_t bytes;
+  };
+  Common common() const {
+    Arena arena(p.workspace);
+    int64_t sums3 = 0, dweight3 = 0;
+    for (int64_t layer = 0; layer < f.layers; ++layer) {
+      const int64_t sums = 2 * strips(layer).count() * channels3(layer);
+      const int64_t part = slices3(layer) * round_up(9 * channels3(layer) * f.growth, kLanes<C>);
+      if (sums > sums3) sums3 = sums;
+      if (part > dweight3) dweight3 = part;
+    }
+    Common s;
+    s.weight1 = arena.take<C>(f.bottleneck ? panels1x1_elements(widest, f.bottleneck) : 0);
+    s.weight2 = arena.take<C>(panels3x3_elements(inputs3, f.growth, f.algo));
+    s.norm1 = vectors(arena, widest);
+    s.norm2 = vectors(arena, f.bottleneck);
+    s.b = arena.take<double>(b.c);
+    s.d = arena.take<double>(b.c);
+    s.own_b = arena.take<C>(b.c);
+    s.own_d = arena.take<C>(b.c);
+    s.sums1 = arena.take<C>(2 * slices1 * widest);
+    s.sums3 = arena.take<C>(sums3);
+    s.dweight1 = arena.take<C>(f.bottleneck && slices1 > 1 ? slices1 * f.bottleneck * widest : 0);
+    s.dweight3 = arena.take<C>(dweight3);
+    s.bytes = arena.used();
+    return s;
+  }
+  struct Own { C *dy, *strip, *du, *winograd, *dy1, *u; int64_t bytes; };
+  Own own(char* base) const {
+    Arena arena(base);
+    int64_t dy = 0, strip = 0, du = 0, winograd = 0;
+    for (int64_t layer = 0; layer < f.layers; ++layer) {
+      const int64_t padded = (strips(layer).rows + 2) * padded_width, three = strip_scratch(dgrad3(layer));
+      const int64_t inner = f.bottleneck ? 0 : strips(layer).rows * b.w * prefix(layer);
+      if (padded * f.growth > dy) dy = padded * f.growth;
+      if (padded * channels3(layer) > strip) strip = padded * channels3(layer);
+      if (inner > du) du = inner;
+      if (three > winograd) winograd = three;
+    }
+    if (f.bottleneck) du = kChunkPixels * kPanel;
+    Own s;
+    s.dy = arena.take<C>(dy);
+    s.strip = arena.take<C>(strip);
+    s.du = arena.take<C>(du);
+    s.winograd = arena.take<C>(winograd);
+    s.dy1 = arena.take<C>(kChunkPixels * f.bottleneck);
+    s.u = arena.take<C>(kChunkPixels * kPanel);
+    s.bytes = arena.used();
+    return s;
+  }
+  int64_t workspace() const { return common().bytes + tasks * own(nullptr).bytes; }
+
+  static NormView<C> view(const Vectors& v, const Norm& norm) { return {v.scale, v.shift, static_cast<const C*>(norm.mean)}; }
+
+  // The gradient so far at channel c of pixel 0: the caller's for the layer that is undone first.
+  const void* source(int64_t layer, int64_t n, int64_t pixel, int64_t c) const {
+    if (layer == f.layers - 1) return at(p.dbuffer.data, p.type, n * p.dbuffer.image + pixel * p.dbuffer.pixel + c);
+    return gradient + (n * b.h * b.w + pixel) * b.c + c;
+  }
+  DType source_type(int64_t layer) const { return layer == f.layers - 1 ? p.type : compute_type<C>; }
+  int64_t source_stride(int64_t layer) const { return layer == f.layers - 1 ? p.dbuffer.pixel : b.c; }
+
+  void pack(int64_t layer, const Common& s) const {
+    const DenseTrainLayer& l = f.layer[layer];
+    const int64_t panels1 = f.bottleneck ? ceil_div(prefix(layer), kPanel) : 0, panels3 = ceil_div(channels3(layer), kPanel);
+    for_tasks(p.parallel, tasks, [&](int64_t task) {
+      const Share one = share(panels1, task, tasks), three = share(panels3, tasks - 1 - task, tasks);
+      if (one.size() > 0)
+        pack_panels1x1(transposed_view<C>(l.weight1, prefix(layer), f.bottleneck), one.first, one.last, s.weight1);
+      if (three.size() > 0)
+        pack_panels3x3(transposed_view<C>(l.weight2, channels3(layer), f.growth), f.algo, three.first, three.last, s.weight2);
+    });
+  }
+
+  // dy of the 3x3, rows [top, top + count) with a zero pixel on both sides: the layer's own channels of the gradient, made
+  // whole, times the dropout mask.
+  void load_dy(int64_t layer, int64_t n, int64_t top, int64_t count, const Common& s, C* out) const {
+    const Nhwc& mask = f.layer[layer].mask;
+    const int64_t row = padded_width * f.growth, first = prefix(layer);
+    for (int64_t y = top; y < top + count; ++y, out += row) {
+      if (y < 0 || y >= b.h) {
+        memset(out, 0, size_t(row) * sizeof(C));
+        continue;
+      }
+      memset(out, 0, size_t(f.growth) * sizeof(C));
+      Corrected<C> k;
+      k.g = source(layer, n, y * b.w, first);
+      k.g_type = source_type(layer);
+      k.g_stride = source_stride(layer);
+      k.x = at(b.data, p.type, n * b.image + y * b.row() + first);
+      k.type = p.type;
+      k.x_stride = b.pixel;
+      k.mean = static_cast<const C*>(f.mean) + first;
+      k.b = s.own_b;
+      k.d = s.own_d;
+      if (mask.data) k.mask = at(mask.data, p.type, n * mask.image + y * mask.row());
+      k.mask_stride = mask.pixel;
+      k.out = out + f.growth;
+      k.out_type = compute_type<C>;
+      k.out_stride = f.growth;
+      k.pixels = b.w;
+      k.channels = f.growth;
+      corrected(k);
+      memset(out + row - f.growth, 0, size_t(f.growth) * sizeof(C));
+    }
+  }
+
+  void back3(int64_t layer, const Common& s, char* base) const {
+    const DenseTrainLayer& l = f.layer[layer];
+    const int64_t channels = channels3(layer), slices = slices3(layer);
+    const int64_t part = round_up(9 * channels * f.growth, kLanes<C>);
+    const Strips all = strips(layer);
+    const Norm& norm = f.bottleneck ? l.norm2 : l.norm1;
+    const Vectors& v = f.bottleneck ? s.norm2 : s.norm1;
+    affine<C>(norm, channels, v.scale, v.shift);
+    take_own(prefix(layer), f.growth, s);
+    Nhwc x = b;
+    if (f.bottleneck) {
+      x.data = at(f.middle, p.type, layer * pixels * f.bottleneck);
+      x.pixel = f.bottleneck;
+      x.image = b.h * b.w * f.bottleneck;
+    }
+    x.c = channels;
+    const bool weight = p.gradients[layer].weight2 != nullptr;
+    for_tasks(p.parallel, tasks, [&](int64_t task) {
+      const Own mine = own(base + task * own(nullptr).bytes);
+      const Share some = share(slices, task, tasks);
+      for (int64_t slice = some.first; slice < some.last; ++slice) {
+        C* dweight = s.dweight3 + slice * part;
+        if (weight) memset(dweight, 0, size_t(part) * sizeof(C));
+        const Share strip = share(all.count(), slice, slices);
+        for (int64_t i = strip.first; i < strip.last; ++i) {
+          const int64_t n = all.image(i);
+          const Share rows = all.range(i);
+          load_dy(layer, n, rows.first - 1, rows.size() + 2, s, mine.dy);
+          input_gradient3(layer, n, rows, x, view(v, norm), s, mine, s.sums3 + i * 2 * channels);
+          if (!weight) continue;
+          const Prologue<C> prologue{v.scale, v.shift, Act::relu};
+          for (int64_t y = 0; y < rows.size() + 2; ++y)
+            load_padded_row<C>(x, p.type, n, rows.first - 1 + y, 1, prologue, mine.strip + y * padded_width * channels);
+          weight_gradient3(rows.size(), channels, mine, dweight);
+        }
+      }
+    });
+    finish_norm(norm, channels, s.sums3, all.count(), layer, v, f.bottleneck > 0, s);
+    if (weight) store_weight3(layer, channels, slices, part, s);
+  }
+
+  // du of one strip, masked; its sums. With a bottleneck a * dz goes to dmiddle, else it is added to the prefix.
+  void input_gradient3(int64_t layer, int64_t n, Share rows, const Nhwc& x, const NormView<C>& norm, const Common& s,
+                       const Own& mine, C* sums) const {
+    const int64_t pixel = rows.first * b.w;
+    StripConv<C> c = dgrad3(layer);
+    c.in = mine.dy;
+    c.in_rows = rows.size() + 2;
+    c.rows = rows.size();
+    c.weights = s.weight2;
+    c.scratch = mine.winograd;
+    c.out = f.bottleneck ? dmiddle + (n * b.h * b.w + pixel) * f.bottleneck : mine.du;
+    conv_strip(c);
+    memset(sums, 0, size_t(2 * x.c) * sizeof(C));
+    MaskedAdd<C> m;
+    m.du = static_cast<const C*>(c.out);
+    m.du_stride = c.outputs;
+    m.x = at(x.data, p.type, n * x.image + pixel * x.pixel);
+    m.type = p.type;
+    m.x_stride = x.pixel;
+    m.norm = norm;
+    m.base_type = compute_type<C>;
+    if (f.bottleneck) {
+      m.out = static_cast<C*>(c.out);
+      m.out_stride = c.outputs;
+    } else {
+      m.base = source(layer, n, pixel, 0);
+      m.base_type = source_type(layer);
+      m.base_stride = source_stride(layer);
+      m.out = gradient + (n * b.h * b.w + pixel) * b.c;
+      m.out_stride = b.c;
+    }
+    m.pixels = rows.size() * b.w;
+    m.channels = x.c;
+    m.sum = sums;
+    m.product = sums + x.c;
+    masked_add(m);
+  }
+
+  // dweight[tap][input][output] += the strip's activations, shifted by the tap, times dy.
+  void weight_gradient3(int64_t rows, int64_t channels, const Own& mine, C* dweight) const {
+    Wgrad<C> g;
+    g.outer = rows;
+    g.inner = b.w;
+    g.dy_outer = padded_width * channels;
+    g.dy_inner = channels;
+    g.outputs = channels;
+    g.u = mine.dy + (padded_width + 1) * f.growth;
+    g.u_outer = padded_width * f.growth;
+    g.u_inner = f.growth;
+    g.channels = f.growth;
+    g.slack = true;
+    g.dw_row = f.growth;
+    for (int64_t tap = 0; tap < 9; ++tap) {
+      g.dy = mine.strip + (tap / 3 * padded_width + tap % 3) * channels;
+      g.dw = dweight + tap * channels * f.growth;
+      wgrad(g);
+    }
+  }
+
+  void store_weight3(int64_t layer, int64_t channels, int64_t slices, int64_t part, const Common& s) const {
+    C* out = static_cast<C*>(p.gradients[layer].weight2);
+    for_tasks(p.parallel, tasks, [&](int64_t task) {
+      const Share mine = share(channels, task, tasks);
+      for (int64_t tap = 0; tap < 9; ++tap) {
+        const int64_t row = tap * channels * f.growth;
+        merge_parts(s.dweight3, slices, part, row + mine.first * f.growth, row + mine.last * f.growth);
+        for (int64_t c = mine.first; c < mine.last; ++c)
+          for (int64_t o = 0; o < f.growth; ++o) out[(o * channels + c) * 9 + tap] = s.dweight3[row + c * f.growth + o];
+      }
+    });
+  }
+
+  void back1(int64_t layer, const Common& s, char* base) const {
+    const DenseTrainLayer& l = f.layer[layer];
+    const int64_t channels = prefix(layer), panels = ceil_div(channels, kPanel);
+    affine<C>(l.norm1, channels, s.norm1.scale, s.norm1.shift);
+    C* whole = static_cast<C*>(p.gradients[layer].weight1);
+    const bool weight = whole != nullptr;
+    // Enough pieces for all threads: panels are shared out too where there are few slices.
+    int64_t groups = ceil_div(tasks, slices1);
+    if (groups > panels) groups = panels;
+    const int64_t units = slices1 * groups;
+    for_tasks(p.parallel, tasks, [&](int64_t task) {
+      const Own mine = own(base + task * own(nullptr).bytes);
+      const Share some = share(units, task, tasks);
+      for (int64_t unit = some.first; unit < some.last; ++unit) {
+        const int64_t slice = unit / groups;
+        const Share panel = share(panels, unit % groups, groups);
+        const int64_t first = panel.first * kPanel, last = panel.last * kPanel < channels ? panel.last * kPanel : channels;
+        C* sums = s.sums1 + slice * 2 * channels;
+        C* dweight = slices1 > 1 ? s.dweight1 + slice * f.bottleneck * channels : whole;
+        memset(sums + first, 0, size_t(last - first) * sizeof(C));
+        memset(sums + channels + first, 0, size_t(last - first) * sizeof(C));
+        if (weight)
+          for (int64_t o = 0; o < f.bottleneck; ++o)
+            memset(dweight + o * channels + first, 0, size_t(last - first) * sizeof(C));
+        const Share chunk = share(chunks.count, slice, slices1);
+        for (int64_t i = chunk.first; i < chunk.last; ++i) {
+          load_dy1(layer, chunks[i], s, mine);
+          for (int64_t k = panel.first; k < panel.last; ++k)
+            back1_panel(layer, chunks[i], k, s, mine, sums, weight ? dweight : nullptr);
+        }
+      }
+    });
+    finish_norm(l.norm1, channels, s.sums1, slices1, layer, s.norm1, false, s);
+    if (weight && slices1 > 1)
+      for_tasks(p.parallel, tasks, [&](int64_t task) {
+        const int64_t size = f.bottleneck * channels;
+        const Share mine = share(size, task, tasks, kLanes<C>);
+        merge_parts(s.dweight1, slices1, size, mine.first, mine.last);
+        memcpy(whole + mine.first, s.dweight1 + mine.first, size_t(mine.size()) * sizeof(C));
+      });
+  }
+
+  void load_dy1(int64_t layer, Share px, const Common& s, const Own& mine) const {
+    Corrected<C> k;
+    k.g = dmiddle + px.first * f.bottleneck;
+    k.g_type = compute_type<C>;
+    k.g_stride = f.bottleneck;
+    k.x = at(f.middle, p.type, (layer * pixels + px.first) * f.bottleneck);
+    k.type = p.type;
+    k.x_stride = f.bottleneck;
+    k.mean = static_cast<const C*>(f.layer[layer].norm2.mean);
+    k.b = s.norm2.b;
+    k.d = s.norm2.d;
+    k.out = mine.dy1;
+    k.out_type = compute_type<C>;
+    k.out_stride = f.bottleneck;
+    k.pixels = px.size();
+    k.channels = f.bottleneck;
+    corrected(k);
+  }
+
+  // One panel of input channels of the 1x1, over one chunk of pixels.
+  void back1_panel(int64_t layer, Share px, int64_t panel, const Common& s, const Own& mine, C* sums, C* dweight) const {
+    const int64_t channels = prefix(layer), first = panel * kPanel;
+    const int64_t width = channels - first < kPanel ? channels - first : kPanel;
+    const void* x = at(b.data, p.type, px.first * b.pixel + first);
+    Gemm<C> g;
+    g.inner = px.size();
+    g.a = mine.dy1;
+    g.a_inner = g.length = f.bottleneck;
+    g.b = s.weight1 + panel * f.bottleneck * kPanel;
+    g.outputs = width;
+    g.out = mine.du;
+    g.out_type = compute_type<C>;
+    g.out_inner = width;
+    gemm(g);
+    if (dweight) {
+      load_pixels<C>(x, p.type, b.pixel, px.size(), width, {s.norm1.scale + first, s.norm1.shift + first, Act::relu}, mine.u);
+      Wgrad<C> w;
+      w.inner = px.size();
+      w.dy = mine.dy1;
+      w.dy_inner = w.outputs = f.bottleneck;
+      w.u = mine.u;
+      w.u_inner = w.channels = width;
+      w.slack = true;
+      w.dw = dweight + first;
+      w.dw_row = channels;
+      wgrad(w);
+    }
+    MaskedAdd<C> m;
+    m.du = mine.du;
+    m.du_stride = width;
+    m.x = x;
+    m.type = p.type;
+    m.x_stride = b.pixel;
+    m.norm = view(s.norm1, f.layer[layer].norm1).at(first);
+    m.base_type = source_type(layer);
+    m.base_stride = source_stride(layer);
+    m.base = source(layer, 0, px.first, first);
+    m.out = gradient + px.first * b.c + first;
+    m.out_stride = b.c;
+    m.pixels = px.size();
+    m.channels = width;
+    m.sum = sums + first;
+    m.product = sums + channels + first;
+    masked_add(m);
+  }
+
+  // From the sums of all parts: the gradients of gamma and beta, and the coefficients of dx. Those of a norm that reads the
+  // buffer are added to what its channels have so far; the second norm's are kept for load_dy1.
+  void finish_norm(const Norm& norm, int64_t channels, const C* sums, int64_t parts, int64_t layer, const Vectors& v,
+                   bool second, const Common& s) const {
+    const DenseTrainGradient& g = p.gradients[layer];
+    C* dgamma = static_cast<C*>(second ? g.gamma2 : g.gamma1);
+    C* dbeta = static_cast<C*>(second ? g.beta2 : g.beta1);
+    const C* variance = static_cast<const C*>(norm.var);
+    for (int64_t c = 0; c < channels; ++c) {
+      double sum = 0, product = 0;
+      for (int64_t i = 0; i < parts; ++i) {
+        sum += double(sums[i * 2 * channels + c]);
+        product += double(sums[(i * 2 + 1) * channels + c]);
+      }
+      const double invstd = 1.0 / sqrt(double(variance[c]) + norm.eps);
+      if (dbeta) dbeta[c] = C(sum);
+      if (dgamma) dgamma[c] = C(product * invstd);
+      const double a = norm.batch ? double(v.scale[c]) / double(pixels) : 0.0;
+      const double slope = -a * invstd * invstd * product, constant = -a * sum;
+      if (second) {
+        v.b[c] = C(slope);
+        v.d[c] = C(constant);
+      } else {
+        s.b[c] += slope;
+        s.d[c] += constant;
+      }
+    }
+  }
+
+  void take_own(int64_t first, int64_t count, const Common& s) const {
+    for (int64_t c = 0; c < count; ++c) {
+      s.own_b[c] = C(s.b[first + c]);
+      s.own_d[c] = C(s.d[first + c]);
+    }
+  }
+
+  void finish_input(const Common& s) const {
+    take_own(0, f.in_channels, s);
+    for_tasks(p.parallel, tasks, [&](int64_t task) {
+      const Share part = share(b.n * b.h, task, tasks);
+      for (int64_t row = part.first; row < part.last; ++row) {
+        Corrected<C> k;
+        k.g = gradient + row * b.w * b.c;
+        k.g_type = compute_type<C>;
+        k.g_stride = b.c;
+        k.x = at(b.data, p.type, row * b.row());
+        k.type = p.type;
+        k.x_stride = b.pixel;
+        k.mean = static_cast<const C*>(f.mean);
+        k.b = s.own_b;
+        k.d = s.own_d;
+        k.out = at(p.dx.data, p.type, row / b.h * p.dx.image + row % b.h * p.dx.row());
+        k.out_type = p.type;
+        k.out_stride = p.dx.pixel;
+        k.pixels = b.w;
+        k.channels = f.in_channels;
+        corrected(k);
+      }
+    });
+  }
+
+  void run() const {
+    const Common s = common();
+    char* base = static_cast<char*>(p.workspace) + s.bytes;
+    for (int64_t c = 0; c < b.c; ++c) s.b[c] = s.d[c] = 0;
+    for (int64_t layer = f.layers - 1; layer >= 0; --layer) {
+      pack(layer, s);
+      back3(layer, s, base);
+      if (f.bottleneck) back1(layer, s, base);
+    }
+    if (p.dx.data) finish_input(s);
+  }
+};
+
+}  // namespace
+
+LIGHTOPS_CPU_OP(dense_block_train_backward, DenseBlockTrainBackwardParams)
+
+}  // namespace LIGHTOPS_ISA
+}  // namespace lightops

@@ -1,0 +1,126 @@
+#include <tuple>
+
+#include "dense_block.h"
+
+namespace lightops {
+namespace binding {
+namespace {
+
+using Tensors = std::vector<OptionalTensor>;
+
+void* take(const char* op, const char* name, const Tensor& t, DType type, int64_t elements) {
+  return const_cast<void*>(data_of(op, name, t, type, elements));
+}
+
+// The gradients of one layer's parameters in the compute type, an empty tensor where none is wanted.
+void new_gradients(const Tensors& params, const std::vector<bool>& needs, ScalarType compute, std::vector<Tensor>* out) {
+  for (size_t i = 0; i < params.size(); ++i) {
+    const bool wanted = needs[i + 1] && params[i].has_value() && params[i]->numel() > 0;
+    if (!wanted) {
+      out->push_back(new_vector(0, compute));
+      continue;
+    }
+    std::vector<int64_t> size;
+    for (int64_t d = 0; d < params[i]->dim(); ++d) size.push_back(params[i]->size(d));
+    out->push_back(torch::stable::empty({size.data(), size.size()}, compute));
+  }
+}
+
+}  // namespace
+
+std::tuple<Tensor, std::vector<Tensor>> dense_block_train_backward(
+    Tensor dbuffer, Tensor buffer, Tensor middle, Tensor mean, Tensor var, Tensor middle_mean, Tensor middle_var,
+    Tensors params, std::vector<double> eps, Tensors frozen, Tensors masks, int64_t growth, int64_t bottleneck, int64_t algo,
+    std::vector<bool> needs) {
+  const char* op = "dense_block_train_backward";
+  DenseBlockTrainBackwardParams p;
+  DenseBlockTrainParams& f = p.block;
+  p.type = f.type = dtype_of(op, "buffer", buffer);
+  const ScalarType compute = compute_type(p.type), scalar = buffer.scalar_type();
+  f.buffer = image_of(op, "buffer", buffer);
+  const Nhwc& b = f.buffer;
+  Window three;
+  three.kernel[0] = three.kernel[1] = 3;
+  f.algo = algo_of(op, algo, three);
+  STD_TORCH_CHECK(f.algo != Algo::winograd4, "lightops::", op, ": 'algo' is 4; want 0 (direct) or 2 (Winograd tile)");
+  STD_TORCH_CHECK(b.pixel == b.c && b.image == b.h * b.w * b.c, "lightops::", op, ": 'buffer' must be dense");
+  const size_t each = bottleneck > 0 ? 6 : 3;
+  const int64_t layers = int64_t(params.size() / each);
+  STD_TORCH_CHECK(growth > 0 && b.c > layers * growth, "lightops::", op, ": 'buffer' has ", b.c, " channels; want more than ",
+                  layers, " x ", growth);
+  STD_TORCH_CHECK(needs.size() == params.size() + 1, "lightops::", op, ": 'needs' has ", needs.size(), " entries; want ",
+                  params.size() + 1);
+  f.in_channels = b.c - layers * growth;
+  f.growth = growth;
+  f.bottleneck = bottleneck;
+  f.mean = take(op, "mean", mean, p.type, b.c);
+  f.variance = take(op, "var", var, p.type, b.c);
+  f.middle_mean = take(op, "middle_mean", middle_mean, p.type, layers * bottleneck);
+  f.middle_variance = take(op, "middle_var", middle_var, p.type, layers * bottleneck);
+  if (bottleneck > 0) {
+    check_size(op, "middle", middle, {layers * b.n, bottleneck, b.h, b.w});
+    const Nhwc m = image_of(op, "middle", middle);
+    STD_TORCH_CHECK(middle.scalar_type() == scalar && m.pixel == m.c && m.image == m.h * m.w * m.c, "lightops::", op,
+                    ": 'middle' must be dense and of the type of 'buffer'");
+    f.middle = m.data;
+  }
+  DenseArguments arguments;
+  dense_layers(op, params, eps, frozen, masks, scalar, &f, &arguments);
+  check_type(op, "dbuffer", dbuffer, buffer);
+  check_size(op, "dbuffer", dbuffer, {b.n, b.c, b.h, b.w});
+  p.dbuffer = image_of(op, "dbuffer", dbuffer);
+  if (b.n > 1 && p.dbuffer.image != b.h * b.w * p.dbuffer.pixel) {
+    Tensor dense = new_image(b.n, b.c, b.h, b.w, scalar);
+    torch::stable::copy_(dense, dbuffer);
+    dbuffer = dense;
+    p.dbuffer = image_of(op, "dbuffer", dbuffer);
+  }
+
+  Tensor dx = needs[0] ? new_image(b.n, f.in_channels, b.h, b.w, scalar) : new_vector(0, scalar);
+  std::vector<Tensor> grads;
+  new_gradients(params, needs, compute, &grads);
+  if (buffer.numel() == 0) {
+    for (Tensor& g : grads) torch::stable::zero_(g);
+  } else {
+    std::vector<DenseTrainGradient> layer(params.size() / each);
+    const auto place = [&](size_t i) { return grads[i].numel() > 0 ? grads[i].data_ptr() : nullptr; };
+    for (size_t l = 0; l < size_t(layers); ++l) {
+      DenseTrainGradient& g = layer[l];
+      g.gamma1 = place(each * l);
+      g.beta1 = place(each * l + 1);
+      g.weight2 = place(each * l + each - 1);
+      if (bottleneck > 0) {
+        g.weight1 = place(each * l + 2);
+        g.gamma2 = place(each * l + 3);
+        g.beta2 = place(each * l + 4);
+      }
+    }
+    p.gradients = layer.data();
+    Tensor gradient = new_vector(b.n * b.h * b.w * b.c, compute);
+    Tensor dmiddle = new_vector(b.n * b.h * b.w * bottleneck, compute);
+    p.gradient = gradient.data_ptr();
+    p.dmiddle = dmiddle.data_ptr();
+    if (needs[0]) p.dx = image_of(op, "dx", dx);
+    p.parallel = parallel_for_work(2 * dense_work(f));
+    p.workspace = workspace(dense_block_train_backward_workspace(p));
+    dense_block_train_backward_cpu(p);
+  }
+  if (scalar != compute)
+    for (size_t l = 0; l < size_t(layers); ++l)
+      for (size_t i = 2; i < each; i += 3) {
+        Tensor& g = grads[each * l + i];
+        g = torch::stable::to(g, scalar);
+      }
+  return {dx, grads};
+}
+
+STABLE_TORCH_LIBRARY_FRAGMENT(lightops, m) {
+  m.def(
+      "dense_block_train_backward(Tensor dbuffer, Tensor buffer, Tensor middle, Tensor mean, Tensor var, Tensor middle_mean, "
+      "Tensor middle_var, Tensor?[] params, float[] eps, Tensor?[] frozen, Tensor?[] masks, int growth, int bottleneck, "
+      "int algo, bool[] needs) -> (Tensor dx, Tensor[] dparams)");
+}
+STABLE_TORCH_LIBRARY_IMPL(lightops, CPU, m) { m.impl("dense_block_train_backward", TORCH_BOX(&dense_block_train_backward)); }
+
+}  // namespace binding
+}  // namespace lightops
