@@ -27,6 +27,7 @@ _DTYPES = (torch.float32, torch.float64)
 class _Params(NamedTuple):
     weight: Tensor
     bias: Tensor | None
+    dropouts: tuple[nn.Module, ...] = ()  # those that are active
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class LinearPiece(Piece):
     def read(self, reader: Reader) -> _Params:
         if torch.compiler.is_compiling():
             raise Decline("a compiled graph packs weights at every call, which costs a linear layer more than it gains")
-        params = _Params(*reader.linear(self.fc))
+        params = _Params(*reader.linear(self.fc), tuple(reader.dropouts))
         weight = params.weight
         if not _LEAST_WEIGHTS <= weight.numel() <= _MOST_WEIGHTS or weight.device.type != "cpu":
             raise Decline(f"a linear layer of {weight.numel()} weights on {weight.device} is left to stock")
@@ -59,12 +60,17 @@ class LinearPiece(Piece):
 
     def pack(self, params: _Params, dtype: torch.dtype, winograd: int) -> Any:
         _check_dtype(dtype)
-        return pack_head(None, "none", *params, dtype)
+        return pack_head(None, "none", params.weight, params.bias, dtype)
 
     run = run_channels_last = staticmethod(run_classifier)
 
+    drops: ClassVar[bool] = True
+
     def train(self, params: _Params, flow: Flow, winograd: int) -> Flow:
-        return flow.plain(F.linear(flow.materialise(), params.weight, params.bias))
+        x = flow.materialise()
+        for dropout in params.dropouts:
+            x = dropout(x)
+        return flow.plain(F.linear(x, params.weight, params.bias))
 
 
 class Linear(FusedModule, nn.Linear):

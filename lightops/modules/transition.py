@@ -19,7 +19,7 @@ from lightops.reference import BatchNormParams
 class _Params(NamedTuple):
     bn: BatchNormParams
     conv: ConvParams
-    dropouts: tuple[float, ...] = ()  # rates of those that are active
+    dropouts: tuple[nn.Module, ...] = ()  # those that are active
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class TransitionPiece(Piece):
             raise Decline(f"{self.conv} is not a plain 1x1 convolution")
         if self.pool:
             reader.halving_pool(self.pool)
-        return _Params(bn, conv, tuple(module.p for module in reader.dropouts))
+        return _Params(bn, conv, tuple(reader.dropouts))
 
     def in_channels(self, params: _Params) -> int:
         return params.conv.weight.shape[1]
@@ -75,8 +75,8 @@ class TransitionPiece(Piece):
             return flow.conv(params.conv, pool=True, stats=params.bn.batch)
         # Dropout stands between the convolution and the pool, which do not commute then.
         x = flow.conv(params.conv).raw
-        for p in params.dropouts:
-            x = F.dropout(x, p)
+        for dropout in params.dropouts:
+            x = dropout(x)
         return flow.plain(F.avg_pool2d(x, 2))
 
 

@@ -138,8 +138,8 @@ def _backward(ctx: Any, dy: Tensor | None, *_: None) -> tuple:
 
 
 def like(grad: Tensor, weight: Tensor) -> Tensor:
-    """A weight's gradient in the weight's own layout, which DDP's buckets and optimizers expect."""
-    if grad.stride() == weight.stride():
+    """A weight's gradient in the weight's own layout and dtype, which DDP's buckets and optimizers expect."""
+    if grad.stride() == weight.stride() and grad.dtype is weight.dtype:
         return grad
     return torch.empty_like(weight, memory_format=torch.preserve_format).copy_(grad)
 

@@ -54,7 +54,9 @@ def dense_block_train(
     """
     absent = sums(x, 0)
     given = [absent if p is None else p for p in params]
-    buffer, _, *stats = _op(to_nhwc(x)[0], mean, var, given, eps, frozen, masks, growth, bottleneck, winograd)
+    masks = [None if m is None else to_nhwc(m)[0] for m in masks]
+    algo = min(winograd, 2)  # training has no larger tile
+    buffer, _, *stats = _op(to_nhwc(x)[0], mean, var, given, eps, frozen, masks, growth, bottleneck, algo)
     return DenseBlockOut(buffer, *stats)
 
 
@@ -115,7 +117,7 @@ def _backward_reference(
     wanted = [needs[0], *(need and p.numel() > 0 for p, need in zip(params, needs[1:], strict=True))]
     dx, *grads = differentiate(forward, [x, *params], wanted, dbuffer)
     dx = dx.contiguous(memory_format=torch.channels_last) if needs[0] else dx
-    return dx, [g.contiguous() if g.numel() else p.new_empty(0) for g, p in zip(grads, params, strict=True)]
+    return dx, [g.contiguous().to(mean.dtype) if g.numel() else sums(x, 0) for g in grads]
 
 
 def _backward_fake(dbuffer: Tensor, buffer: Tensor, *args: Any) -> tuple[Tensor, list[Tensor]]:
@@ -124,7 +126,7 @@ def _backward_fake(dbuffer: Tensor, buffer: Tensor, *args: Any) -> tuple[Tensor,
     n, channels, *size = buffer.shape
     dx = innermost(buffer, (n, channels - layers * growth, *size)) if needs[0] else buffer.new_empty(0)
     wanted = zip(params, needs[1:], strict=True)
-    return dx, [p.new_empty(p.shape if need and p.numel() else 0) for p, need in wanted]
+    return dx, [sums(buffer, *(p.shape if need and p.numel() else (0,))) for p, need in wanted]
 
 
 def _setup(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
