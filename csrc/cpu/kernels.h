@@ -10,14 +10,22 @@
 #include "lightops/inverted_residual.h"
 #include "lightops/max_pool2d.h"
 #include "lightops/stem.h"
+#include "lightops/training/batch_stats.h"
+#include "lightops/training/bn_act.h"
 #include "lightops/training/bn_act_conv2d.h"
+#include "lightops/training/bn_act_mean.h"
 #include "lightops/training/dense_block.h"
 #include "lightops/transition.h"
 
 // The op index of the CPU path.
 #define LIGHTOPS_FOR_EACH_OP(X)                                \
+  X(batch_stats, BatchStatsParams)                             \
+  X(bn_act, BnActParams)                                       \
+  X(bn_act_backward, BnActBackwardParams)                      \
   X(bn_act_conv2d, BnActConv2dParams)                          \
   X(bn_act_conv2d_backward, BnActConv2dBackwardParams)         \
+  X(bn_act_mean, BnActMeanParams)                              \
+  X(bn_act_mean_backward, BnActMeanBackwardParams)             \
   X(bn_relu_conv2d, BnReluConv2dParams)                        \
   X(conv1x1_bn_act, Conv1x1BnActParams)                        \
   X(dense_block, DenseBlockParams)                             \

@@ -6,7 +6,10 @@
 
 // Defines <op>_workspace and <op>_cpu in the ISA's namespace; once/dispatch.cpp selects between them. The op file
 // provides `template <class C> struct Body { explicit Body(const Params&); int64_t workspace() const; void run(); }`.
-#define LIGHTOPS_CPU_OP(op, Params)                                                                            \
+#define LIGHTOPS_CPU_OP(op, Params) LIGHTOPS_CPU_OP_AS(op, Params, Body)
+
+// The same for a file with several ops, each with a body of its own name.
+#define LIGHTOPS_CPU_OP_AS(op, Params, Body)                                                                   \
   int64_t op##_workspace(const Params& p) {                                                                    \
     return p.type == DType::f64 ? Body<double>(p).workspace() : Body<float>(p).workspace();                    \
   }                                                                                                            \

@@ -7,28 +7,36 @@ namespace LIGHTOPS_ISA {
 namespace {
 
 // Vectors of channels summed side by side: the sums of one wait on each other for four cycles a pixel.
-constexpr int kSide = 8;
+constexpr int kSide = 4;
 
+// The second pass also corrects the mean, whose own sum rounds at the size of pixels * mean: at a mean of 1e4 deviations
+// the variance over chunks was off by 3e-4 without.
 template <int Vecs, class C, class T>
 void columns(const T* x, int64_t stride, int64_t pixels, int64_t count, C* mean, C* deviation) {
   constexpr int L = kLanes<C>;
-  Vec<C> sum[Vecs], centre[Vecs];
-  for (int v = 0; v < Vecs; ++v) sum[v] = Vec<C>{};
+  const Vec<C> total = splat(C(pixels));
+  Vec<C> sum[Vecs], centre[Vecs], square[Vecs];
+  for (int v = 0; v < Vecs; ++v) sum[v] = square[v] = Vec<C>{};
   for (int64_t i = 0; i < pixels; ++i)
-#pragma GCC unroll 8
+#pragma GCC unroll 4
     for (int v = 0; v < Vecs; ++v) sum[v] += load_upto(x + i * stride + v * L, count - v * L);
   for (int v = 0; v < Vecs; ++v) {
-    centre[v] = sum[v] / splat(C(pixels));
-    store_upto(mean + v * L, centre[v], count - v * L);
+    centre[v] = sum[v] / total;
     sum[v] = Vec<C>{};
   }
   for (int64_t i = 0; i < pixels; ++i)
-#pragma GCC unroll 8
+#pragma GCC unroll 4
     for (int v = 0; v < Vecs; ++v) {
       const Vec<C> d = load_upto(x + i * stride + v * L, count - v * L) - centre[v];
-      sum[v] += d * d;
+      sum[v] += d;
+      square[v] += d * d;
     }
-  for (int v = 0; v < Vecs; ++v) store_upto(deviation + v * L, sum[v], count - v * L);
+  for (int v = 0; v < Vecs; ++v) {
+    const Vec<C> off = sum[v] / total;
+    const Vec<C> corrected = off == off ? centre[v] + off : centre[v];  // an infinite mean stays so
+    store_upto(mean + v * L, corrected, count - v * L);
+    store_upto(deviation + v * L, square[v] - sum[v] * off, count - v * L);
+  }
 }
 
 }  // namespace

@@ -6,6 +6,10 @@
 namespace lightops {
 namespace LIGHTOPS_ISA {
 
+template <class P> struct PointeeOf;
+template <class T> struct PointeeOf<T*> { using type = T; };
+template <class P> using Pointee = typename PointeeOf<P>::type;
+
 template <class C> struct Storage {
   template <class F> static void with(DType type, const F& f) {
     if (type == DType::bf16) f(static_cast<bf16*>(nullptr));

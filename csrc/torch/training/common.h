@@ -19,7 +19,7 @@ inline Norm norm_of(const char* op, DType type, int64_t channels, const Optional
   n.gamma = data_of(op, "gamma", gamma, type, channels);
   n.beta = data_of(op, "beta", beta, type, channels);
   n.eps = eps;
-  n.batch = batch;
+  n.batch = batch && n.mean;
   return n;
 }
 
@@ -29,6 +29,9 @@ inline void check_type(const char* op, const char* name, const Tensor& t, const 
   STD_TORCH_CHECK(t.scalar_type() == x.scalar_type(), "lightops::", op, ": '", name, "' has scalar type ",
                   int(t.scalar_type()), "; want that of 'x', ", int(x.scalar_type()));
 }
+
+// What an element of a pass over memory is worth in multiply-adds, for the number of threads.
+constexpr int64_t kWorkPerElement = 8;
 
 inline Tensor new_vector(int64_t elements, ScalarType type) {
   const int64_t size[1] = {elements};

@@ -1,0 +1,67 @@
+// The whole backward of act(norm(x)) where the gradient of its result lies in memory: a pass that sums, a pass that
+// writes dx; one pass for a frozen norm.
+#pragma once
+
+#include "engine/norm.h"
+
+namespace lightops {
+namespace LIGHTOPS_ISA {
+
+template <class C> struct NormPass {
+  Nhwc x, dx;
+  DType type = DType::f32;
+  Norm norm;
+  Act act = Act::none;
+  C* dgamma = nullptr;
+  C* dbeta = nullptr;
+  Cut cut;
+  Parallel parallel;
+  void* workspace = nullptr;
+
+  struct Vectors { C *scale, *shift, *sum, *sum_x, *a, *b, *d, *parts; };
+  Vectors vectors(Arena& arena) const {
+    Vectors v;
+    C** const all[] = {&v.scale, &v.shift, &v.sum, &v.sum_x, &v.a, &v.b, &v.d};
+    for (C** p : all) *p = arena.take<C>(x.c);
+    v.parts = arena.take<C>(cut.count() * 2 * x.c);
+    return v;
+  }
+
+  // du(chunk) gives the gradient's pixels of a chunk.
+  template <class F> void run(Arena& arena, const F& du) const {
+    const Vectors v = vectors(arena);
+    const int64_t tasks = parallel.threads, c = x.c;
+    affine_of<C>(norm, c, v.scale, v.shift);
+    NormBackward<C> n;
+    n.scale = v.scale;
+    n.shift = v.shift;
+    n.mean = static_cast<const C*>(norm.mean);
+    n.act = act;
+    if (!norm.batch) n.a = v.scale;
+    const auto pass = [&](bool sum) {
+      for_tasks(parallel, tasks, [&](int64_t task) {
+        const Share part = share(cut.count(), task, tasks);
+        for (int64_t i = part.first; i < part.last; ++i) {
+          const int64_t row = cut.row(i);
+          const Pixels in{at(x.data, type, cut.image(i) * x.image + row * x.pixel), type, x.pixel};
+          void* out = n.a ? at(dx.data, type, cut.image(i) * dx.image + row * dx.pixel) : nullptr;
+          norm_backward<C>(n, in, du(i), cut.pixels(i), c, out, dx.pixel, sum ? v.parts + i * 2 * c : nullptr);
+        }
+      });
+    };
+    pass(true);
+    for_tasks(parallel, tasks, [&](int64_t task) {
+      const Share part = share(c, task, tasks, kPanel);
+      merge_sums(cut.count(), v.parts, c, part.first, part.last, v.sum, v.sum_x);
+      norm_gradients(norm, cut.total(), v.sum, v.sum_x, part.first, part.last, dgamma, dbeta, v.a, v.b, v.d);
+    });
+    if (!norm.batch) return;
+    n.a = v.a;
+    n.b = v.b;
+    n.d = v.d;
+    pass(false);
+  }
+};
+
+}  // namespace LIGHTOPS_ISA
+}  // namespace lightops
