@@ -1,5 +1,9 @@
 #include "common.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <memory>
 
 namespace lightops {
@@ -27,6 +31,19 @@ Parallel parallel_for_work(int64_t multiply_adds) {
   p.threads = int(worth < 1 ? 1 : worth < pool ? worth : pool);
   p.run = run_tasks;
   return p;
+}
+
+Tensor on_huge_pages(Tensor t) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr int64_t kHuge = 2 << 20, kPage = 4096;
+  const int64_t bytes = t.numel() * t.element_size();
+  if (bytes >= 2 * kHuge) {
+    const int64_t start = round_up(reinterpret_cast<int64_t>(t.data_ptr()), kPage);
+    const int64_t end = (reinterpret_cast<int64_t>(t.data_ptr()) + bytes) / kPage * kPage;
+    madvise(reinterpret_cast<void*>(start), size_t(end - start), MADV_HUGEPAGE);  // a hint: refused, nothing changes
+  }
+#endif
+  return t;
 }
 
 void* workspace(int64_t bytes) {

@@ -136,10 +136,14 @@ inline void check_fits(const char* op, const Window& w, const Nhwc& x) {
   }
 }
 
+// Asks for huge pages under a fresh tensor of some size: large outputs come from the system anew at every call, and
+// mapping 77 MB by pages of 4 KiB takes 13.4 ms against 3.8 ms (the kernel's own writes need 1.5 ms).
+Tensor on_huge_pages(Tensor t);
+
 inline Tensor new_image(int64_t n, int64_t c, int64_t h, int64_t w, ScalarType type) {
   const int64_t size[4] = {n, c, h, w};
-  return torch::stable::empty({size, 4}, type, std::nullopt, std::nullopt, std::nullopt,
-                              torch::headeronly::MemoryFormat::ChannelsLast);
+  return on_huge_pages(torch::stable::empty({size, 4}, type, std::nullopt, std::nullopt, std::nullopt,
+                                            torch::headeronly::MemoryFormat::ChannelsLast));
 }
 
 // The caller's pool of threads (torch's own), cut to what `multiply_adds` are worth.

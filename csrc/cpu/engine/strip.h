@@ -68,6 +68,11 @@ template <class C> int64_t winograd_scratch(Algo algo, int64_t channels, int64_t
 // computed again directly (the weights carry both forms), so NaN and Inf come out exactly where a direct sum puts them.
 template <class C> void winograd_strip(const StripConv<C>& s, int64_t first, int64_t last);
 
+// The transformed 4 x 4 inputs of tiles [first, first + count) for F(2x2, 3x3): out[position][tile][channel], positions
+// `stride` elements apart.
+template <class C>
+void winograd2_inputs(const StripConv<C>& s, int64_t first, int64_t count, int64_t stride, C* out);
+
 template <class C> inline int64_t strip_scratch(const StripConv<C>& s) {
   return s.algo == Algo::direct ? 0 : winograd_scratch<C>(s.algo, s.channels, s.rows, s.width);
 }

@@ -64,12 +64,12 @@ template <class C, int M> struct Plan {
 };
 
 template <class C, int M>
-void transform_inputs(const Plan<C, M>& p, int64_t first, int64_t count, C* out) {
+void transform_inputs(const StripConv<C>& s, int64_t first, int64_t count, int64_t stride, C* out) {
   constexpr int kIn = Plan<C, M>::kIn, L = kLanes<C>;
-  const StripConv<C>& s = p.s;
+  const int64_t tiles_across = ceil_div(s.width, M);
   for (int64_t i = 0; i < count; ++i) {
     const int64_t tile = first + i;
-    const int64_t y = tile / p.tiles_across * M, x = tile % p.tiles_across * M;
+    const int64_t y = tile / tiles_across * M, x = tile % tiles_across * M;
     const int64_t rows = s.in_rows - y < kIn ? s.in_rows - y : kIn;
     const int64_t columns = s.in_width - x < kIn ? s.in_width - x : kIn;
     const C* in = s.in + y * s.in_row + x * s.channels;
@@ -89,7 +89,7 @@ void transform_inputs(const Plan<C, M>& p, int64_t first, int64_t count, C* out)
         Vec<C> t[kIn];
         input_1d(half[row], t);
         for (int column = 0; column < kIn; ++column)
-          store_upto(out + (row * kIn + column) * p.input_stride + i * s.channels + c, t[column], left);
+          store_upto(out + (row * kIn + column) * stride + i * s.channels + c, t[column], left);
       }
     }
   }
@@ -173,7 +173,7 @@ template <class C, int M> void run(const StripConv<C>& s, int64_t first, int64_t
   bool finite = true;
   for (int64_t tile = 0; tile < p.tiles; tile += p.chunk) {
     const int64_t count = p.tiles - tile < p.chunk ? p.tiles - tile : p.chunk;
-    transform_inputs<C, M>(p, tile, count, inputs);
+    transform_inputs<C, M>(s, tile, count, p.input_stride, inputs);
     g.inner = count;
     for (int64_t panel = first; panel < last; ++panel) {
       g.b = s.weights + panel * s.channels * kPanel;
@@ -203,6 +203,13 @@ template <class C> void winograd_strip(const StripConv<C>& s, int64_t first, int
   else run<C, 2>(s, first, last);
 }
 
+template <class C>
+void winograd2_inputs(const StripConv<C>& s, int64_t first, int64_t count, int64_t stride, C* out) {
+  transform_inputs<C, 2>(s, first, count, stride, out);
+}
+
+template void winograd2_inputs<float>(const StripConv<float>&, int64_t, int64_t, int64_t, float*);
+template void winograd2_inputs<double>(const StripConv<double>&, int64_t, int64_t, int64_t, double*);
 template int64_t winograd_scratch<float>(Algo, int64_t, int64_t, int64_t);
 template int64_t winograd_scratch<double>(Algo, int64_t, int64_t, int64_t);
 template void winograd_strip<float>(const StripConv<float>&, int64_t, int64_t);

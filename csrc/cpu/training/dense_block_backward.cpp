@@ -1,8 +1,7 @@
 #include "engine/entry.h"
 #include "engine/pointwise.h"
 #include "engine/prologue_grad.h"
-#include "engine/strip.h"
-#include "engine/wgrad.h"
+#include "engine/wgrad3x3.h"
 #include "training/dense_layers.h"
 
 namespace lightops {
@@ -24,8 +23,8 @@ template <class C> struct Body {
   int64_t inputs3 = f.bottleneck ? f.bottleneck : widest;  // most channels that a 3x3 reads
   int64_t padded_width = b.w + 2;
   Chunks chunks{pixels, kChunkPixels};
-  // A slice of the 1x1 holds enough pixels to outweigh its own copy of the weight's gradient.
-  int64_t slices1 = pixels / 784 < 1 ? 1 : pixels / 784 > kMostSlices ? kMostSlices : pixels / 784;
+  // A slice holds enough pixels to outweigh its own copy of the weight's gradient.
+  int64_t slices1 = slices(784);
   C* gradient = static_cast<C*>(p.gradient);
   C* dmiddle = static_cast<C*>(p.dmiddle);
 
@@ -41,9 +40,32 @@ template <class C> struct Body {
     const int64_t rows = kStripBytes / (padded_width * channels3(layer) * int64_t(sizeof(C))) - 2;
     return Strips(b.n, b.h, rows < grain ? grain : rows / grain * grain, grain);
   }
+  int64_t slices(int64_t least) const {
+    const int64_t count = pixels / least;
+    return count < 1 ? 1 : count > kMostSlices ? kMostSlices : count;
+  }
   int64_t slices3(int64_t layer) const {
-    const int64_t count = strips(layer).count();
-    return count < kMostSlices ? count : kMostSlices;
+    const int64_t count = slices(392), most = strips(layer).count();
+    return count < most ? count : most;
+  }
+  // Where there are fewer slices than threads, panels of channels are shared out too.
+  int64_t groups(int64_t slices, int64_t channels) const {
+    const int64_t wanted = ceil_div(tasks, slices), panels = ceil_div(channels, kPanel);
+    return wanted < panels ? wanted : panels;
+  }
+
+  Wgrad3x3<C> wgrad3(int64_t layer, int64_t channels) const {
+    Wgrad3x3<C> w;
+    w.channels = channels;
+    w.outputs = w.sum_row = f.growth;
+    w.algo = f.algo;
+    w.sum_plane = channels3(layer) * f.growth;
+    w.tiles = wgrad3x3_tiles<C>(channels3(layer));
+    return w;
+  }
+  int64_t part3(int64_t layer) const {
+    const Wgrad3x3<C> w = wgrad3(layer, channels3(layer));
+    return round_up(w.planes() * w.sum_plane, kLanes<C>);
   }
 
   StripConv<C> dgrad3(int64_t layer) const {
@@ -81,7 +103,7 @@ template <class C> struct Body {
     int64_t sums3 = 0, dweight3 = 0;
     for (int64_t layer = 0; layer < f.layers; ++layer) {
       const int64_t sums = 2 * strips(layer).count() * channels3(layer);
-      const int64_t part = slices3(layer) * round_up(9 * channels3(layer) * f.growth, kLanes<C>);
+      const int64_t part = slices3(layer) * part3(layer);
       if (sums > sums3) sums3 = sums;
       if (part > dweight3) dweight3 = part;
     }
@@ -101,17 +123,19 @@ template <class C> struct Body {
     s.bytes = arena.used();
     return s;
   }
-  struct Own { C *dy, *strip, *du, *winograd, *dy1, *u; int64_t bytes; };
+  struct Own { C *dy, *strip, *du, *winograd, *domain, *dy1, *u; int64_t bytes; };
   Own own(char* base) const {
     Arena arena(base);
-    int64_t dy = 0, strip = 0, du = 0, winograd = 0;
+    int64_t dy = 0, strip = 0, du = 0, winograd = 0, domain = 0;
     for (int64_t layer = 0; layer < f.layers; ++layer) {
       const int64_t padded = (strips(layer).rows + 2) * padded_width, three = strip_scratch(dgrad3(layer));
+      const int64_t own = wgrad3(layer, channels3(layer)).scratch_elements();
       const int64_t inner = f.bottleneck ? 0 : strips(layer).rows * b.w * prefix(layer);
       if (padded * f.growth > dy) dy = padded * f.growth;
       if (padded * channels3(layer) > strip) strip = padded * channels3(layer);
       if (inner > du) du = inner;
       if (three > winograd) winograd = three;
+      if (own > domain) domain = own;
     }
     if (f.bottleneck) du = kChunkPixels * kPanel;
     Own s;
@@ -119,6 +143,7 @@ template <class C> struct Body {
     s.strip = arena.take<C>(strip);
     s.du = arena.take<C>(du);
     s.winograd = arena.take<C>(winograd);
+    s.domain = arena.take<C>(domain);
     s.dy1 = arena.take<C>(kChunkPixels * f.bottleneck);
     s.u = arena.take<C>(kChunkPixels * kPanel);
     s.bytes = arena.used();
@@ -183,8 +208,8 @@ template <class C> struct Body {
 
   void back3(int64_t layer, const Common& s, char* base) const {
     const DenseTrainLayer& l = f.layer[layer];
-    const int64_t channels = channels3(layer), slices = slices3(layer);
-    const int64_t part = round_up(9 * channels * f.growth, kLanes<C>);
+    const int64_t channels = channels3(layer), panels = ceil_div(channels, kPanel), part = part3(layer);
+    const int64_t slices = slices3(layer), parts = groups(slices, channels);
     const Strips all = strips(layer);
     const Norm& norm = f.bottleneck ? l.norm2 : l.norm1;
     const Vectors& v = f.bottleneck ? s.norm2 : s.norm1;
@@ -196,101 +221,91 @@ template <class C> struct Body {
       x.pixel = f.bottleneck;
       x.image = b.h * b.w * f.bottleneck;
     }
-    x.c = channels;
     const bool weight = p.gradients[layer].weight2 != nullptr;
     for_tasks(p.parallel, tasks, [&](int64_t task) {
       const Own mine = own(base + task * own(nullptr).bytes);
-      const Share some = share(slices, task, tasks);
-      for (int64_t slice = some.first; slice < some.last; ++slice) {
-        C* dweight = s.dweight3 + slice * part;
-        if (weight) memset(dweight, 0, size_t(part) * sizeof(C));
+      const Share some = share(slices * parts, task, tasks);
+      for (int64_t unit = some.first; unit < some.last; ++unit) {
+        const int64_t slice = unit / parts;
+        const Share panel = share(panels, unit % parts, parts);
+        const int64_t first = panel.first * kPanel, last = panel.last * kPanel < channels ? panel.last * kPanel : channels;
+        Nhwc in = x;
+        in.data = at(x.data, p.type, first);
+        in.c = last - first;
+        const Prologue<C> prologue{v.scale + first, v.shift + first, Act::relu};
+        Wgrad3x3<C> w = wgrad3(layer, in.c);
+        w.sums = s.dweight3 + slice * part + first * f.growth;
+        w.scratch = mine.domain;
+        if (weight)
+          for (int64_t i = 0; i < w.planes(); ++i) memset(w.sums + i * w.sum_plane, 0, size_t(in.c * f.growth) * sizeof(C));
         const Share strip = share(all.count(), slice, slices);
         for (int64_t i = strip.first; i < strip.last; ++i) {
           const int64_t n = all.image(i);
           const Share rows = all.range(i);
           load_dy(layer, n, rows.first - 1, rows.size() + 2, s, mine.dy);
-          input_gradient3(layer, n, rows, x, view(v, norm), s, mine, s.sums3 + i * 2 * channels);
+          input_gradient3(layer, n, rows, in, first, view(v, norm), s, mine, s.sums3 + i * 2 * channels);
           if (!weight) continue;
-          const Prologue<C> prologue{v.scale, v.shift, Act::relu};
           for (int64_t y = 0; y < rows.size() + 2; ++y)
-            load_padded_row<C>(x, p.type, n, rows.first - 1 + y, 1, prologue, mine.strip + y * padded_width * channels);
-          weight_gradient3(rows.size(), channels, mine, dweight);
+            load_padded_row<C>(in, p.type, n, rows.first - 1 + y, 1, prologue, mine.strip + y * padded_width * in.c);
+          wgrad3x3_strip(&w, mine.strip, mine.dy + (padded_width + 1) * f.growth, padded_width * f.growth, rows.size(), b.w);
         }
+        if (weight) wgrad3x3_flush(&w);
       }
     });
     finish_norm(norm, channels, s.sums3, all.count(), layer, v, f.bottleneck > 0, s);
     if (weight) store_weight3(layer, channels, slices, part, s);
   }
 
-  // du of one strip, masked; its sums. With a bottleneck a * dz goes to dmiddle, else it is added to the prefix.
-  void input_gradient3(int64_t layer, int64_t n, Share rows, const Nhwc& x, const NormView<C>& norm, const Common& s,
-                       const Own& mine, C* sums) const {
-    const int64_t pixel = rows.first * b.w;
+  // du of one strip, of the channels of x (which start at channel `first`), masked; and its sums. With a bottleneck a * dz
+  // goes to dmiddle, else it is added to the prefix.
+  void input_gradient3(int64_t layer, int64_t n, Share rows, const Nhwc& x, int64_t first, const NormView<C>& norm,
+                       const Common& s, const Own& mine, C* sums) const {
+    const int64_t pixel = rows.first * b.w, channels = channels3(layer);
     StripConv<C> c = dgrad3(layer);
     c.in = mine.dy;
     c.in_rows = rows.size() + 2;
     c.rows = rows.size();
     c.weights = s.weight2;
     c.scratch = mine.winograd;
-    c.out = f.bottleneck ? dmiddle + (n * b.h * b.w + pixel) * f.bottleneck : mine.du;
-    conv_strip(c);
-    memset(sums, 0, size_t(2 * x.c) * sizeof(C));
+    C* du = f.bottleneck ? dmiddle + (n * b.h * b.w + pixel) * f.bottleneck : mine.du;
+    c.out = du;
+    conv_strip(c, first / kPanel, ceil_div(first + x.c, kPanel));
+    memset(sums + first, 0, size_t(x.c) * sizeof(C));
+    memset(sums + channels + first, 0, size_t(x.c) * sizeof(C));
     MaskedAdd<C> m;
-    m.du = static_cast<const C*>(c.out);
-    m.du_stride = c.outputs;
+    m.du = du + first;
+    m.du_stride = channels;
     m.x = at(x.data, p.type, n * x.image + pixel * x.pixel);
     m.type = p.type;
     m.x_stride = x.pixel;
-    m.norm = norm;
+    m.norm = norm.at(first);
     m.base_type = compute_type<C>;
     if (f.bottleneck) {
-      m.out = static_cast<C*>(c.out);
-      m.out_stride = c.outputs;
+      m.out = du + first;
+      m.out_stride = channels;
     } else {
-      m.base = source(layer, n, pixel, 0);
+      m.base = source(layer, n, pixel, first);
       m.base_type = source_type(layer);
       m.base_stride = source_stride(layer);
-      m.out = gradient + (n * b.h * b.w + pixel) * b.c;
+      m.out = gradient + (n * b.h * b.w + pixel) * b.c + first;
       m.out_stride = b.c;
     }
     m.pixels = rows.size() * b.w;
     m.channels = x.c;
-    m.sum = sums;
-    m.product = sums + x.c;
+    m.sum = sums + first;
+    m.product = sums + channels + first;
     masked_add(m);
   }
 
-  // dweight[tap][input][output] += the strip's activations, shifted by the tap, times dy.
-  void weight_gradient3(int64_t rows, int64_t channels, const Own& mine, C* dweight) const {
-    Wgrad<C> g;
-    g.outer = rows;
-    g.inner = b.w;
-    g.dy_outer = padded_width * channels;
-    g.dy_inner = channels;
-    g.outputs = channels;
-    g.u = mine.dy + (padded_width + 1) * f.growth;
-    g.u_outer = padded_width * f.growth;
-    g.u_inner = f.growth;
-    g.channels = f.growth;
-    g.slack = true;
-    g.dw_row = f.growth;
-    for (int64_t tap = 0; tap < 9; ++tap) {
-      g.dy = mine.strip + (tap / 3 * padded_width + tap % 3) * channels;
-      g.dw = dweight + tap * channels * f.growth;
-      wgrad(g);
-    }
-  }
-
   void store_weight3(int64_t layer, int64_t channels, int64_t slices, int64_t part, const Common& s) const {
-    C* out = static_cast<C*>(p.gradients[layer].weight2);
+    Wgrad3x3<C> w = wgrad3(layer, channels);
+    w.sums = s.dweight3;
     for_tasks(p.parallel, tasks, [&](int64_t task) {
       const Share mine = share(channels, task, tasks);
-      for (int64_t tap = 0; tap < 9; ++tap) {
-        const int64_t row = tap * channels * f.growth;
-        merge_parts(s.dweight3, slices, part, row + mine.first * f.growth, row + mine.last * f.growth);
-        for (int64_t c = mine.first; c < mine.last; ++c)
-          for (int64_t o = 0; o < f.growth; ++o) out[(o * channels + c) * 9 + tap] = s.dweight3[row + c * f.growth + o];
-      }
+      if (mine.size() == 0) return;
+      for (int64_t i = 0; i < w.planes(); ++i)
+        merge_parts(s.dweight3, slices, part, i * w.sum_plane + mine.first * f.growth, i * w.sum_plane + mine.last * f.growth);
+      wgrad3x3_store(w, mine.first, mine.last, static_cast<C*>(p.gradients[layer].weight2));
     });
   }
 
@@ -300,16 +315,13 @@ template <class C> struct Body {
     affine<C>(l.norm1, channels, s.norm1.scale, s.norm1.shift);
     C* whole = static_cast<C*>(p.gradients[layer].weight1);
     const bool weight = whole != nullptr;
-    // Enough pieces for all threads: panels are shared out too where there are few slices.
-    int64_t groups = ceil_div(tasks, slices1);
-    if (groups > panels) groups = panels;
-    const int64_t units = slices1 * groups;
+    const int64_t parts = groups(slices1, channels);
     for_tasks(p.parallel, tasks, [&](int64_t task) {
       const Own mine = own(base + task * own(nullptr).bytes);
-      const Share some = share(units, task, tasks);
+      const Share some = share(slices1 * parts, task, tasks);
       for (int64_t unit = some.first; unit < some.last; ++unit) {
-        const int64_t slice = unit / groups;
-        const Share panel = share(panels, unit % groups, groups);
+        const int64_t slice = unit / parts;
+        const Share panel = share(panels, unit % parts, parts);
         const int64_t first = panel.first * kPanel, last = panel.last * kPanel < channels ? panel.last * kPanel : channels;
         C* sums = s.sums1 + slice * 2 * channels;
         C* dweight = slices1 > 1 ? s.dweight1 + slice * f.bottleneck * channels : whole;

@@ -96,8 +96,8 @@ std::tuple<Tensor, std::vector<Tensor>> dense_block_train_backward(
       }
     }
     p.gradients = layer.data();
-    Tensor gradient = new_vector(b.n * b.h * b.w * b.c, compute);
-    Tensor dmiddle = new_vector(b.n * b.h * b.w * bottleneck, compute);
+    Tensor gradient = on_huge_pages(new_vector(b.n * b.h * b.w * b.c, compute));
+    Tensor dmiddle = on_huge_pages(new_vector(b.n * b.h * b.w * bottleneck, compute));
     p.gradient = gradient.data_ptr();
     p.dmiddle = dmiddle.data_ptr();
     if (needs[0]) p.dx = image_of(op, "dx", dx);
