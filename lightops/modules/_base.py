@@ -88,10 +88,11 @@ class FusedModule(nn.Module):
 
     def _train_forward(self, x: Any) -> Tensor:
         """The training forward; Decline where this call has none. Running statistics change once it is done."""
-        forward = Pass()
+        image = isinstance(x, Tensor) and x.layout is torch.strided and x.dim() == 4
+        forward = Pass(nchw=image and not keeps_channels_last(x, self))
         y = self._train_flow(Flow(x, forward)).materialise()
         forward.commit()
-        return in_stock_layout(y, x, self)
+        return to_nchw(y) if forward.nchw and y.dim() == 4 else y
 
     def _train_flow(self, flow: Flow) -> Flow:
         """The training forward between two pieces of a chain."""
@@ -203,13 +204,9 @@ class FusedModule(nn.Module):
         return f"{self.op}, stock={type(self._stock).__name__}, backend={self.backend or 'chosen at the first call'}"
 
 
-def in_stock_layout(y: Tensor, x: Tensor, block: nn.Module) -> Tensor:
-    """y in the layout that stock would return for x: channels_last if x or a convolution's weight is."""
-    if y.dim() != 4 or suggests_channels_last(x):
-        return y
-    if any(suggests_channels_last(p) for p in block.parameters() if p.dim() == 4):
-        return y
-    return to_nchw(y)
+def keeps_channels_last(x: Tensor, block: nn.Module) -> bool:
+    """Whether stock would return channels_last for x: if x or a convolution's weight is."""
+    return suggests_channels_last(x) or any(suggests_channels_last(p) for p in block.parameters() if p.dim() == 4)
 
 
 class Container:

@@ -259,7 +259,8 @@ class Chain(FusedModule):
 def _through_stock(child: nn.Module, flow: Flow, neutral: bool) -> Flow:
     """A stock child, in the layout it would be given: dropout draws by layout, and an unknown module may look at it."""
     x, forward = flow.materialise(), flow.forward
-    given = forward.nchw and type(x) is Tensor and not (neutral and type(child) not in DROPOUTS)
+    draws = isinstance(child, FusedModule) or type(child) in DROPOUTS
+    given = forward.nchw and type(x) is Tensor and (draws or not neutral)
     y = child(x.contiguous() if given else x)
     if given:
         forward.nchw = type(y) is Tensor and y.dim() == 4 and not suggests_channels_last(y)

@@ -157,6 +157,16 @@ class Flow:
         out = activation(self.raw, self.act)
         return out if residual is None else out + residual
 
+    def dropped(self, dropouts: tuple[nn.Module, ...]) -> Self:
+        """Through dropout modules, which draw in the order of the elements in memory: in the layout stock would give
+        them.
+        """
+        x = self.materialise()
+        x = x.contiguous() if self.forward.nchw else x
+        for dropout in dropouts:
+            x = dropout(x)
+        return self.plain(x)
+
     def plain(self, out: Tensor) -> Self:
         """A flow that continues with `out`."""
         return Flow(out, self.forward)

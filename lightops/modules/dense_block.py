@@ -102,7 +102,6 @@ class DenseBlockPiece(Piece):
     def train(self, params: _Params, flow: Flow, winograd: int) -> Flow:
         flow = flow.plain(flow.materialise()) if flow.norm is not None or flow.act != "none" else flow
         x = flow.raw
-        growth = params.growth
         stages = [
             stage for layer in params.layers for stage in ((layer.bn1, layer.weight1), (layer.bn2, layer.weight2))
         ]
@@ -114,8 +113,9 @@ class DenseBlockPiece(Piece):
         for norm, weight in stages:
             tensors += [_vector(norm.weight, exact), _vector(norm.bias, exact), weight.to(x.dtype)]
             frozen += [None if norm.batch else _vector(t, exact) for t in (norm.running_mean, norm.running_var)]
+        eps, masks = [norm.eps for norm, _ in stages], _dropout_masks(flow, params)
         out = training.dense_block_train(
-            x, tensors, [norm.eps for norm, _ in stages], frozen, _dropout_masks(x, params), growth, params.bottleneck,
+            x, tensors, eps, frozen, masks, params.growth, params.bottleneck,
             mean=flow.mean, var=flow.var, winograd=choose_algo(winograd, (3, 3), x.dtype),
         )  # fmt: skip
         self._note(flow, params, out)
@@ -139,12 +139,13 @@ class DenseBlockPiece(Piece):
         return run_dense_block_(buffer, packed)
 
 
-def _dropout_masks(x: Tensor, params: _Params) -> list[Tensor | None]:
-    """What `F.dropout` multiplies each layer's channels by, drawn as stock draws it."""
+def _dropout_masks(flow: Flow, params: _Params) -> list[Tensor | None]:
+    """What `F.dropout` multiplies each layer's channels by, drawn in the layout and order that stock draws in."""
     if not any(params.rates):
         return []
-    new = x[:, :1].expand(-1, params.growth, -1, -1)
-    ones = torch.ones_like(new, memory_format=torch.channels_last)
+    new = flow.raw[:, :1].expand(-1, params.growth, -1, -1)
+    layout = torch.contiguous_format if flow.forward.nchw else torch.channels_last
+    ones = torch.ones_like(new, memory_format=layout)
     return [F.dropout(ones, rate) if rate else None for rate in params.rates]
 
 

@@ -67,9 +67,7 @@ class LinearPiece(Piece):
     drops: ClassVar[bool] = True
 
     def train(self, params: _Params, flow: Flow, winograd: int) -> Flow:
-        x = flow.materialise()
-        for dropout in params.dropouts:
-            x = dropout(x)
+        x = flow.dropped(params.dropouts).raw
         return flow.plain(F.linear(x, params.weight, params.bias))
 
 

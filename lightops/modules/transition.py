@@ -74,10 +74,7 @@ class TransitionPiece(Piece):
         if not params.dropouts:
             return flow.conv(params.conv, pool=True, stats=params.bn.batch)
         # Dropout stands between the convolution and the pool, which do not commute then.
-        x = flow.conv(params.conv).raw
-        for dropout in params.dropouts:
-            x = dropout(x)
-        return flow.plain(F.avg_pool2d(x, 2))
+        return flow.plain(F.avg_pool2d(flow.conv(params.conv).dropped(params.dropouts).raw, 2))
 
 
 class Transition(Container, FusedModule):
