@@ -151,6 +151,7 @@ class Runner:
             and not (torch.is_grad_enabled() and (x.requires_grad or state.guard.requires_grad()))
             and _fits(x, state.channels)
         ):
+            self.reason = None
             return state
         try:
             state = self._prepare(block, x)
@@ -203,6 +204,8 @@ class Runner:
         """
         try:
             flow = self._train(block, flow)
+        except NothingToTrain:
+            raise
         except Decline as decline:
             self.reason = str(decline)
             raise
