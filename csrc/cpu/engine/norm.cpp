@@ -124,8 +124,8 @@ LIGHTOPS_INLINE void backward_group(const NormBackward<C>& n, const T* x, int64_
   }
   if (Sum) {
     for (int v = 0; v < Vecs; ++v) {
-      store_upto(sum + v * L, total[v], count - v * L);
-      store_upto(sum_x + v * L, total_x[v], count - v * L);
+      store_upto(sum + v * L, load_upto(sum + v * L, count - v * L) + total[v], count - v * L);
+      store_upto(sum_x + v * L, load_upto(sum_x + v * L, count - v * L) + total_x[v], count - v * L);
     }
   }
 }
@@ -134,7 +134,7 @@ template <int N> struct Vecs { static constexpr int value = N; };
 
 template <class C, class T, class D, Gate G, bool Sum, Write W>
 void backward_typed(const NormBackward<C>& n, const Pixels& x, const Pixels& du, int64_t pixels, int64_t channels, void* out,
-                    int64_t out_stride, C* sums) {
+                    int64_t out_stride, C* sums, int64_t sums_stride) {
   constexpr int64_t L = kLanes<C>;
   const T* from = static_cast<const T*>(x.data);
   const D* gradient = static_cast<const D*>(du.data);
@@ -142,7 +142,7 @@ void backward_typed(const NormBackward<C>& n, const Pixels& x, const Pixels& du,
   const auto group = [&](auto vecs, int64_t c, int64_t count) {
     backward_group<C, T, D, G, Sum, W, decltype(vecs)::value>(n, from + c, x.stride, gradient + c, du.stride, pixels, c,
                                                               count, W == Write::none ? to : to + c, out_stride,
-                                                              Sum ? sums + c : nullptr, Sum ? sums + channels + c : nullptr);
+                                                              Sum ? sums + c : nullptr, Sum ? sums + sums_stride + c : nullptr);
   };
   for_groups<C>(
       channels, [&](int64_t c) { group(Vecs<kGroupVecs>{}, c, kGroupVecs * L); },
@@ -151,28 +151,28 @@ void backward_typed(const NormBackward<C>& n, const Pixels& x, const Pixels& du,
 
 template <class C, class T, class D, Gate G>
 void backward_gate(const NormBackward<C>& n, const Pixels& x, const Pixels& du, int64_t pixels, int64_t channels, void* out,
-                   int64_t out_stride, C* sums) {
-  if (n.b) return backward_typed<C, T, D, G, false, Write::full>(n, x, du, pixels, channels, out, out_stride, nullptr);
-  if (!out) return backward_typed<C, T, D, G, true, Write::none>(n, x, du, pixels, channels, nullptr, 0, sums);
-  if (n.a && sums) return backward_typed<C, T, D, G, true, Write::gain>(n, x, du, pixels, channels, out, out_stride, sums);
-  if (n.a) return backward_typed<C, T, D, G, false, Write::gain>(n, x, du, pixels, channels, out, out_stride, nullptr);
-  if (sums) return backward_typed<C, T, D, G, true, Write::dz>(n, x, du, pixels, channels, out, out_stride, sums);
-  backward_typed<C, T, D, G, false, Write::dz>(n, x, du, pixels, channels, out, out_stride, nullptr);
+                   int64_t out_stride, C* sums, int64_t sums_stride) {
+  if (n.b) return backward_typed<C, T, D, G, false, Write::full>(n, x, du, pixels, channels, out, out_stride, nullptr, 0);
+  if (!out) return backward_typed<C, T, D, G, true, Write::none>(n, x, du, pixels, channels, nullptr, 0, sums, sums_stride);
+  if (n.a && sums) return backward_typed<C, T, D, G, true, Write::gain>(n, x, du, pixels, channels, out, out_stride, sums, sums_stride);
+  if (n.a) return backward_typed<C, T, D, G, false, Write::gain>(n, x, du, pixels, channels, out, out_stride, nullptr, 0);
+  if (sums) return backward_typed<C, T, D, G, true, Write::dz>(n, x, du, pixels, channels, out, out_stride, sums, sums_stride);
+  backward_typed<C, T, D, G, false, Write::dz>(n, x, du, pixels, channels, out, out_stride, nullptr, 0);
 }
 
 template <class C, class T, class D>
 void backward_types(const NormBackward<C>& n, const Pixels& x, const Pixels& du, int64_t pixels, int64_t channels, void* out,
-                    int64_t out_stride, C* sums) {
-  if (n.act == Act::none) backward_gate<C, T, D, Gate::open>(n, x, du, pixels, channels, out, out_stride, sums);
-  else if (is_clamp(n.act)) backward_gate<C, T, D, Gate::bounds>(n, x, du, pixels, channels, out, out_stride, sums);
-  else backward_gate<C, T, D, Gate::smooth>(n, x, du, pixels, channels, out, out_stride, sums);
+                    int64_t out_stride, C* sums, int64_t sums_stride) {
+  if (n.act == Act::none) backward_gate<C, T, D, Gate::open>(n, x, du, pixels, channels, out, out_stride, sums, sums_stride);
+  else if (is_clamp(n.act)) backward_gate<C, T, D, Gate::bounds>(n, x, du, pixels, channels, out, out_stride, sums, sums_stride);
+  else backward_gate<C, T, D, Gate::smooth>(n, x, du, pixels, channels, out, out_stride, sums, sums_stride);
 }
 
 template <class C, class T>
 void backward_storage(const NormBackward<C>& n, const Pixels& x, const Pixels& du, int64_t pixels, int64_t channels,
-                      void* out, int64_t out_stride, C* sums) {
-  if (du.type == compute_type<C>) backward_types<C, T, C>(n, x, du, pixels, channels, out, out_stride, sums);
-  else backward_types<C, T, T>(n, x, du, pixels, channels, out, out_stride, sums);
+                      void* out, int64_t out_stride, C* sums, int64_t sums_stride) {
+  if (du.type == compute_type<C>) backward_types<C, T, C>(n, x, du, pixels, channels, out, out_stride, sums, sums_stride);
+  else backward_types<C, T, T>(n, x, du, pixels, channels, out, out_stride, sums, sums_stride);
 }
 
 double number(const void* p, DType type, int64_t i, double otherwise) {
@@ -195,21 +195,14 @@ void column_sums(const void* in, DType type, int64_t stride, int64_t pixels, int
 }
 
 // In double: it costs one addition a chunk and channel.
-template <class C>
-void merge_sums(int64_t chunks, const C* parts, int64_t channels, int64_t first, int64_t last, C* out0, C* out1) {
+template <class C> void merge_sums(int64_t chunks, const C* parts, int64_t stride, int64_t channels, C* out) {
   constexpr int64_t kBlock = 64;
-  for (int64_t c = first; c < last; c += kBlock) {
-    const int64_t count = last - c < kBlock ? last - c : kBlock;
-    double sum[2][kBlock] = {};
+  for (int64_t c = 0; c < channels; c += kBlock) {
+    const int64_t count = channels - c < kBlock ? channels - c : kBlock;
+    double sum[kBlock] = {};
     for (int64_t i = 0; i < chunks; ++i)
-      for (int s = 0; s < 2; ++s) {
-        const C* from = parts + (2 * i + s) * channels + c;
-        for (int64_t k = 0; k < count; ++k) sum[s][k] += double(from[k]);
-      }
-    for (int64_t k = 0; k < count; ++k) {
-      if (out0) out0[c + k] = C(sum[0][k]);
-      if (out1) out1[c + k] = C(sum[1][k]);
-    }
+      for (int64_t k = 0; k < count; ++k) sum[k] += double(parts[i * stride + c + k]);
+    for (int64_t k = 0; k < count; ++k) out[c + k] = C(sum[k]);
   }
 }
 
@@ -250,9 +243,9 @@ void norm_forward(const Prologue<C>& n, const Pixels& x, const Pixels& residual,
 
 template <class C>
 void norm_backward(const NormBackward<C>& n, const Pixels& x, const Pixels& du, int64_t pixels, int64_t channels, void* out,
-                   int64_t out_stride, C* sums) {
+                   int64_t out_stride, C* sums, int64_t sums_stride) {
   Storage<C>::with(x.type, [&](auto* tag) {
-    backward_storage<C, Pointee<decltype(tag)>>(n, x, du, pixels, channels, out, out_stride, sums);
+    backward_storage<C, Pointee<decltype(tag)>>(n, x, du, pixels, channels, out, out_stride, sums, sums_stride);
   });
 }
 
@@ -262,7 +255,7 @@ void norm_backward_finish(const NormBackward<C>& n, const Pixels& x, int64_t pix
   Storage<C>::with(x.type, [&](auto* tag) {
     using T = Pointee<decltype(tag)>;
     backward_typed<C, T, T, Gate::open, false, Write::full>(n, x, {dz, x.type, dz_stride}, pixels, channels, dz, dz_stride,
-                                                            nullptr);
+                                                            nullptr, 0);
   });
 }
 
@@ -283,11 +276,11 @@ void norm_gradients(const Norm& norm, int64_t count, const C* sum, const C* sum_
 
 #define LIGHTOPS_NORM(C)                                                                                              \
   template void column_sums<C>(const void*, DType, int64_t, int64_t, int64_t, C*);                                    \
-  template void merge_sums<C>(int64_t, const C*, int64_t, int64_t, int64_t, C*, C*);                                  \
+  template void merge_sums<C>(int64_t, const C*, int64_t, int64_t, C*);                                               \
   template void affine_of<C>(const Norm&, int64_t, C*, C*);                                                           \
   template void norm_forward<C>(const Prologue<C>&, const Pixels&, const Pixels&, int64_t, int64_t, void*, int64_t);  \
   template void norm_backward<C>(const NormBackward<C>&, const Pixels&, const Pixels&, int64_t, int64_t, void*,       \
-                                 int64_t, C*);                                                                        \
+                                 int64_t, C*, int64_t);                                                               \
   template void norm_backward_finish<C>(const NormBackward<C>&, const Pixels&, int64_t, int64_t, void*, int64_t);     \
   template void norm_gradients<C>(const Norm&, int64_t, const C*, const C*, int64_t, int64_t, C*, C*, C*, C*, C*);
 LIGHTOPS_NORM(float)

@@ -38,9 +38,8 @@ template <class C> inline Cut cut_pixels(const Nhwc& x) {
   return one_line(x) ? Cut{1, x.n * x.h * x.w, 1, step} : Cut{x.n, x.h * x.w, 1, step};
 }
 
-// out[k][c] = sum over chunks of parts[chunk][k][c], k < 2, c in [first, last); null outputs are left out.
-template <class C>
-void merge_sums(int64_t chunks, const C* parts, int64_t channels, int64_t first, int64_t last, C* out0, C* out1);
+// out[c] = sum over chunks of parts[chunk * stride + c].
+template <class C> void merge_sums(int64_t chunks, const C* parts, int64_t stride, int64_t channels, C* out);
 
 // The affine form z = x * scale + shift of a norm (identity without one), taken in double.
 template <class C> void affine_of(const Norm& norm, int64_t channels, C* scale, C* shift);
@@ -68,13 +67,19 @@ template <class C> struct NormBackward {
   const C* a = nullptr;
   const C* b = nullptr;
   const C* d = nullptr;
+
+  NormBackward from(int64_t c) const {
+    const auto move = [c](const C* v) { return v ? v + c : nullptr; };
+    return {move(scale), scale ? shift + c : nullptr, move(mean), act, move(a), move(b), move(d)};
+  }
 };
 
 // du is of the compute type or of x's; out (dx when a is there, else dz; null: not wanted) is of x's type and may be
-// where x's or du's values of that type lie. sums [2][channels] (null: not wanted) is written.
+// where x's or du's values of that type lie. The sums go to sums[c]
+// and sums[sums_stride + c], which are added to; null: not wanted.
 template <class C>
 void norm_backward(const NormBackward<C>& n, const Pixels& x, const Pixels& du, int64_t pixels, int64_t channels, void* out,
-                   int64_t out_stride, C* sums);
+                   int64_t out_stride, C* sums, int64_t sums_stride);
 
 // The second pass over dz that norm_backward stored: out = dz * a + (x - mean) * b + d, in place.
 template <class C>

@@ -45,14 +45,17 @@ template <class C> struct NormPass {
           const int64_t row = cut.row(i);
           const Pixels in{at(x.data, type, cut.image(i) * x.image + row * x.pixel), type, x.pixel};
           void* out = n.a ? at(dx.data, type, cut.image(i) * dx.image + row * dx.pixel) : nullptr;
-          norm_backward<C>(n, in, du(i), cut.pixels(i), c, out, dx.pixel, sum ? v.parts + i * 2 * c : nullptr);
+          C* sums = sum ? v.parts + i * 2 * c : nullptr;
+          if (sums) memset(sums, 0, size_t(2 * c) * sizeof(C));
+          norm_backward<C>(n, in, du(i), cut.pixels(i), c, out, dx.pixel, sums, c);
         }
       });
     };
     pass(true);
     for_tasks(parallel, tasks, [&](int64_t task) {
       const Share part = share(c, task, tasks, kPanel);
-      merge_sums(cut.count(), v.parts, c, part.first, part.last, v.sum, v.sum_x);
+      merge_sums(cut.count(), v.parts + part.first, 2 * c, part.size(), v.sum + part.first);
+      merge_sums(cut.count(), v.parts + c + part.first, 2 * c, part.size(), v.sum_x + part.first);
       norm_gradients(norm, cut.total(), v.sum, v.sum_x, part.first, part.last, dgamma, dbeta, v.a, v.b, v.d);
     });
     if (!norm.batch) return;
