@@ -123,11 +123,11 @@ def _conv(s: Tensor, weight: Tensor, bias: Tensor | None = None, algo: int = 0, 
         or any(geometry.get(k, (1, 1)) != (1, 1) for k in ("stride", "dilation"))
     ):
         return F.conv2d(s, weight.abs(), bias, **geometry)
-    out = _winograd(s, weight, algo, geometry.get("padding", (0, 0)))
+    out = winograd_magnitude(s, weight, algo, geometry.get("padding", (0, 0)))
     return out if bias is None else out + bias.view(1, -1, 1, 1)
 
 
-def _winograd(s: Tensor, weight: Tensor, m: int, padding: tuple[int, int]) -> Tensor:
+def winograd_magnitude(s: Tensor, weight: Tensor, m: int, padding: tuple[int, int]) -> Tensor:
     """F(m x m, 3 x 3) on absolute values; tiles start at the output's origin, as the kernels' do."""
     bt, g, at = (torch.tensor(matrix, dtype=torch.float64) for matrix in _WINOGRAD[m])
     n, _, h, w = s.shape
