@@ -11,41 +11,46 @@ namespace {
 // additions, and each pixel gives whole cache lines.
 constexpr int kGroupVecs = 4;
 
-// Calls f(first channel, valid channels, whole) for groups of Vecs vectors, then for single, partly filled ones.
-template <class C, class Wide, class Single>
-LIGHTOPS_INLINE void for_groups(int64_t channels, const Wide& wide, const Single& single) {
+template <int N> struct Vecs { static constexpr int value = N; };
+
+// Calls f(number of vectors, first channel, valid channels) for groups of kGroupVecs vectors, then of two, then for single,
+// partly filled ones.
+template <class C, class F> LIGHTOPS_INLINE void for_groups(int64_t channels, const F& f) {
   constexpr int64_t L = kLanes<C>;
   int64_t c = 0;
-  for (; c + kGroupVecs * L <= channels; c += kGroupVecs * L) wide(c);
-  for (; c < channels; c += L) single(c, channels - c < L ? channels - c : L);
+  for (; c + kGroupVecs * L <= channels; c += kGroupVecs * L) f(Vecs<kGroupVecs>{}, c, kGroupVecs * L);
+  for (; c + 2 * L <= channels; c += 2 * L) f(Vecs<2>{}, c, 2 * L);
+  for (; c < channels; c += L) f(Vecs<1>{}, c, channels - c < L ? channels - c : L);
 }
 
-template <class C, class T, int Vecs>
+template <class C, class T, int N>
 LIGHTOPS_INLINE void sums_group(const T* in, int64_t stride, int64_t pixels, int64_t count, C* sums) {
   constexpr int L = kLanes<C>;
-  Vec<C> sum[Vecs];
-  for (int v = 0; v < Vecs; ++v) sum[v] = Vec<C>{};
+  if (N > 1) count = N * L;
+  Vec<C> sum[N];
+  for (int v = 0; v < N; ++v) sum[v] = Vec<C>{};
   for (int64_t p = 0; p < pixels; ++p)
 #pragma GCC unroll 4
-    for (int v = 0; v < Vecs; ++v) sum[v] += load_upto(in + p * stride + v * L, count - v * L);
-  for (int v = 0; v < Vecs; ++v) store_upto(sums + v * L, sum[v], count - v * L);
+    for (int v = 0; v < N; ++v) sum[v] += load_upto(in + p * stride + v * L, count - v * L);
+  for (int v = 0; v < N; ++v) store_upto(sums + v * L, sum[v], count - v * L);
 }
 
-template <class C, class T, int Vecs>
+template <class C, class T, int N>
 LIGHTOPS_INLINE void forward_group(const Prologue<C>& n, const T* x, int64_t x_stride, const T* residual,
                                    int64_t residual_stride, int64_t pixels, int64_t channel, int64_t count, T* out,
                                    int64_t out_stride) {
   constexpr int L = kLanes<C>;
+  if (N > 1) count = N * L;
   const Clamp<C> clamp(n.act);
   const bool clamps = is_clamp(n.act);
-  Vec<C> scale[Vecs], shift[Vecs];
-  for (int v = 0; v < Vecs; ++v) {
+  Vec<C> scale[N], shift[N];
+  for (int v = 0; v < N; ++v) {
     scale[v] = n.scale ? load_upto(n.scale + channel + v * L, count - v * L) : splat(C(1));
     shift[v] = n.scale ? load_upto(n.shift + channel + v * L, count - v * L) : Vec<C>{};
   }
   for (int64_t p = 0; p < pixels; ++p) {
 #pragma GCC unroll 4
-    for (int v = 0; v < Vecs; ++v) {
+    for (int v = 0; v < N; ++v) {
       Vec<C> u = load_upto(x + p * x_stride + v * L, count - v * L) * scale[v] + shift[v];
       u = clamps ? clamp(u) : smooth<C>(u, n.act);
       if (residual) u += load_upto(residual + p * residual_stride + v * L, count - v * L);
@@ -82,17 +87,18 @@ template <class C> Vec<C> slope(Vec<C> z, Act act) {
   return load(s);
 }
 
-template <class C, class T, class D, Gate G, bool Sum, Write W, int Vecs>
+template <class C, class T, class D, Gate G, bool Sum, Write W, int N>
 LIGHTOPS_INLINE void backward_group(const NormBackward<C>& n, const T* x, int64_t x_stride, const D* du, int64_t du_stride,
                                     int64_t pixels, int64_t channel, int64_t count, T* out, int64_t out_stride, C* sum,
                                     C* sum_x) {
   constexpr int L = kLanes<C>;
+  if (N > 1) count = N * L;
   const Bounds<C> bounds(n.act);
-  Vec<C> scale[Vecs], shift[Vecs], mean[Vecs], a[Vecs], b[Vecs], d[Vecs], total[Vecs], total_x[Vecs];
+  Vec<C> scale[N], shift[N], mean[N], a[N], b[N], d[N], total[N], total_x[N];
   const auto vector = [&](const C* p, int v, C otherwise) {
     return p && count > v * L ? load_upto(p + channel + v * L, count - v * L) : splat(otherwise);
   };
-  for (int v = 0; v < Vecs; ++v) {
+  for (int v = 0; v < N; ++v) {
     scale[v] = vector(n.scale, v, C(1));
     shift[v] = vector(n.scale ? n.shift : nullptr, v, C(0));
     mean[v] = vector(n.mean, v, C(0));
@@ -103,7 +109,7 @@ LIGHTOPS_INLINE void backward_group(const NormBackward<C>& n, const T* x, int64_
   }
   for (int64_t p = 0; p < pixels; ++p, x += x_stride, du += du_stride, out += out_stride) {
 #pragma GCC unroll 4
-    for (int v = 0; v < Vecs; ++v) {
+    for (int v = 0; v < N; ++v) {
       const int64_t left = count - v * L;
       const Vec<C> value = load_upto(x + v * L, left);
       Vec<C> dz = load_upto(du + v * L, left);
@@ -123,30 +129,24 @@ LIGHTOPS_INLINE void backward_group(const NormBackward<C>& n, const T* x, int64_
     }
   }
   if (Sum) {
-    for (int v = 0; v < Vecs; ++v) {
+    for (int v = 0; v < N; ++v) {
       store_upto(sum + v * L, load_upto(sum + v * L, count - v * L) + total[v], count - v * L);
       store_upto(sum_x + v * L, load_upto(sum_x + v * L, count - v * L) + total_x[v], count - v * L);
     }
   }
 }
 
-template <int N> struct Vecs { static constexpr int value = N; };
-
 template <class C, class T, class D, Gate G, bool Sum, Write W>
 void backward_typed(const NormBackward<C>& n, const Pixels& x, const Pixels& du, int64_t pixels, int64_t channels, void* out,
                     int64_t out_stride, C* sums, int64_t sums_stride) {
-  constexpr int64_t L = kLanes<C>;
   const T* from = static_cast<const T*>(x.data);
   const D* gradient = static_cast<const D*>(du.data);
   T* to = static_cast<T*>(out);
-  const auto group = [&](auto vecs, int64_t c, int64_t count) {
+  for_groups<C>(channels, [&](auto vecs, int64_t c, int64_t count) {
     backward_group<C, T, D, G, Sum, W, decltype(vecs)::value>(n, from + c, x.stride, gradient + c, du.stride, pixels, c,
                                                               count, W == Write::none ? to : to + c, out_stride,
                                                               Sum ? sums + c : nullptr, Sum ? sums + sums_stride + c : nullptr);
-  };
-  for_groups<C>(
-      channels, [&](int64_t c) { group(Vecs<kGroupVecs>{}, c, kGroupVecs * L); },
-      [&](int64_t c, int64_t count) { group(Vecs<1>{}, c, count); });
+  });
 }
 
 template <class C, class T, class D, Gate G>
@@ -184,13 +184,11 @@ double number(const void* p, DType type, int64_t i, double otherwise) {
 
 template <class C>
 void column_sums(const void* in, DType type, int64_t stride, int64_t pixels, int64_t channels, C* sums) {
-  constexpr int64_t L = kLanes<C>;
   Storage<C>::with(type, [&](auto* tag) {
     const auto* from = static_cast<decltype(tag)>(const_cast<void*>(in));
-    for_groups<C>(
-        channels,
-        [&](int64_t c) { sums_group<C, Pointee<decltype(tag)>, kGroupVecs>(from + c, stride, pixels, kGroupVecs * L, sums + c); },
-        [&](int64_t c, int64_t count) { sums_group<C, Pointee<decltype(tag)>, 1>(from + c, stride, pixels, count, sums + c); });
+    for_groups<C>(channels, [&](auto vecs, int64_t c, int64_t count) {
+      sums_group<C, Pointee<decltype(tag)>, decltype(vecs)::value>(from + c, stride, pixels, count, sums + c);
+    });
   });
 }
 
@@ -223,21 +221,14 @@ template <class C> void affine_of(const Norm& norm, int64_t channels, C* scale, 
 template <class C>
 void norm_forward(const Prologue<C>& n, const Pixels& x, const Pixels& residual, int64_t pixels, int64_t channels, void* out,
                   int64_t out_stride) {
-  constexpr int64_t L = kLanes<C>;
   Storage<C>::with(x.type, [&](auto* tag) {
     using T = Pointee<decltype(tag)>;
     const T *from = static_cast<const T*>(x.data), *add = static_cast<const T*>(residual.data);
     T* to = static_cast<T*>(out);
-    for_groups<C>(
-        channels,
-        [&](int64_t c) {
-          forward_group<C, T, kGroupVecs>(n, from + c, x.stride, add ? add + c : nullptr, residual.stride, pixels, c,
-                                          kGroupVecs * L, to + c, out_stride);
-        },
-        [&](int64_t c, int64_t count) {
-          forward_group<C, T, 1>(n, from + c, x.stride, add ? add + c : nullptr, residual.stride, pixels, c, count, to + c,
-                                 out_stride);
-        });
+    for_groups<C>(channels, [&](auto vecs, int64_t c, int64_t count) {
+      forward_group<C, T, decltype(vecs)::value>(n, from + c, x.stride, add ? add + c : nullptr, residual.stride, pixels, c,
+                                                 count, to + c, out_stride);
+    });
   });
 }
 

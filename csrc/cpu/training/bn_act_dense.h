@@ -59,6 +59,7 @@ template <class C> struct Source {
     }
   }
 
+  bool in_place() const { return type == compute_type<C>; }  // y's gradient needs no conversion
   int64_t outer(int64_t chunk) const { return pointwise ? 1 : cut.height(chunk); }
   int64_t inner(int64_t chunk) const { return pointwise ? cut.height(chunk) : y_w; }
   int64_t strip_rows(int64_t rows) const { return pool ? rows : (rows - 1) * window.stride[0] + span; }
@@ -69,6 +70,14 @@ template <class C> struct Source {
   // Where a chunk's pixels start in a tensor of y's map (y, dy; with a pointwise source also x, dx).
   int64_t offset(const Nhwc& t, int64_t chunk) const {
     return cut.image(chunk) * t.image + cut.row(chunk) * (pointwise ? t.pixel : t.row());
+  }
+
+  // The gradient of a chunk of y in the compute type.
+  Strip<C> gradient(const Nhwc& dy, int64_t chunk, C* scratch) const {
+    const void* from = at(dy.data, type, offset(dy, chunk));
+    if (in_place()) return {static_cast<const C*>(from), dy.row(), dy.pixel, false};
+    load_pixels<C>(from, type, dy.pixel, cut.pixels(chunk), dy.c, Prologue<C>{}, scratch);
+    return {scratch, y_w * dy.c, dy.c, true};
   }
 
   // Channels [first, first + count) of u under a chunk; the prologue is that of all channels.
