@@ -112,7 +112,7 @@ def measure(deadline: float) -> list[dict[str, Any]]:
     """A row per block and contestant; blocks that the time does not reach are left out.
 
     Not in inference mode: parameters made there have no version, so that a swapped module would pack them on every
-    call. """
+    call."""
     torch.backends.cudnn.allow_tf32 = False
     rows = []
     for part in PARTS:

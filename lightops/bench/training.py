@@ -104,19 +104,24 @@ def build_nhwc(task: Task) -> Step:
     return Step(*_placed(task, torch.channels_last))
 
 
-def build_memory_efficient(task: Task) -> Step:
-    """DenseNet's `memory_efficient=True`, channels_last: concatenation, BatchNorm and 1x1 run again going backward."""
-    model, x, autocast = _placed(task, torch.channels_last)
-    _use_torchvision_blocks(model)
+def make_memory_efficient(model: nn.Module) -> nn.Module:
+    """Turns `memory_efficient` on wherever the model has it; raises `Unavailable` where nothing does."""
+    use_torchvision_blocks(model)
     switched = [m for m in model.modules() if hasattr(m, "memory_efficient")]
     if not switched:
         raise Unavailable("only DenseNet has a memory_efficient form")
     for module in switched:
         module.memory_efficient = True
-    return Step(model.to(dtype=x.dtype, memory_format=torch.channels_last), x, autocast)
+    return model
 
 
-def _use_torchvision_blocks(model: nn.Module) -> None:
+def build_memory_efficient(task: Task) -> Step:
+    """DenseNet's `memory_efficient=True`, channels_last: concatenation, BatchNorm and 1x1 run again going backward."""
+    model, x, autocast = _placed(task, torch.channels_last)
+    return Step(make_memory_efficient(model).to(dtype=x.dtype, memory_format=torch.channels_last), x, autocast)
+
+
+def use_torchvision_blocks(model: nn.Module) -> None:
     """Puts torchvision's dense blocks, which have the switch, with the same weights where ours are."""
     for parent in list(model.modules()):
         for name, block in list(parent.named_children()):

@@ -19,7 +19,7 @@ from lightops.train.checkpoint import BadCheckpoint
 from lightops.train.data import BadData, Data
 from lightops.train.job import CHECKPOINT, Occupied, Options, Watcher, options_of, resume, run
 from lightops.train.network import Unfit
-from lightops.train.trainer import DTYPES, Diverged
+from lightops.train.trainer import DTYPES, OPTIMIZERS, Diverged
 
 
 @click.command()
@@ -27,10 +27,11 @@ from lightops.train.trainer import DTYPES, Diverged
 @click.option("--data", default="fashion", show_default=True, help="fashion, digits, or a folder of pictures.")
 @click.option("--epochs", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--batch", type=click.IntRange(min=1), default=128, show_default=True, help="Pictures per step.")
+@click.option("--optimizer", type=click.Choice(OPTIMIZERS), help="[default: sgd, without BatchNorm adamw]")
 @click.option(
     "--lr",
     type=click.FloatRange(min=0, min_open=True),
-    help="Peak of the one-cycle schedule. [default: 0.1, without BatchNorm 0.02]",
+    help="Peak of the one-cycle schedule. [default: sgd 0.1, adamw 0.001]",
 )
 @click.option("--dtype", type=click.Choice(list(DTYPES)), default="fp32", show_default=True, help="bf16: autocast.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)

@@ -30,6 +30,7 @@ class Options:
     data: str = "fashion"
     epochs: int = 5
     batch: int = 128
+    optimizer: str | None = None
     lr: float | None = None
     dtype: str = "fp32"
     seed: int = 0
@@ -103,7 +104,7 @@ def _train(options: Options, folder: Path, state: dict[str, Any] | None, watcher
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.write_log(log, folder / LOG)
     while trainer.epoch < options.epochs:
-        record = trainer.train_epoch()
+        record = trainer.train_epoch() | trainer.test()
         log.append(record)
         checkpoint.save(trainer.state() | {"log": log}, folder / CHECKPOINT)
         checkpoint.write_log(log, folder / LOG)
@@ -125,6 +126,7 @@ def _first_record(options: Options, trainer: Trainer, report: Any) -> dict[str, 
     return {
         "options": asdict(options),
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+        "optimizer": type(trainer.optimizer).__name__,
         "max_lr": trainer.lr,
         "pictures": [len(trainer.data.train), len(trainer.data.test)],
         "fused": 0 if report is None else len(report.fused),

@@ -19,7 +19,7 @@ from lightops.train import checkpoint, job
 from lightops.train.data import BadData, load, loader
 from lightops.train.job import Options, Watcher, resume, run
 from lightops.train.network import Unfit, make
-from lightops.train.trainer import Settings, Trainer, default_lr
+from lightops.train.trainer import Settings, Trainer
 
 # Until every block trains fused some run their stock forward, and say so once.
 pytestmark = pytest.mark.filterwarnings("ignore::lightops.modules.FallbackWarning")
@@ -105,12 +105,13 @@ class Stop(Watcher):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("step", [5, 6, 9])
-def test_a_resumed_run_is_the_uninterrupted_one(nets, tmp_path, step):
+@pytest.mark.parametrize(("step", "optimizer"), [(5, "sgd"), (6, "adamw"), (9, "sgd")])
+def test_a_resumed_run_is_the_uninterrupted_one(nets, tmp_path, step, optimizer):
     """Four steps an epoch: stopped within the second (at its first and second step) and at the first of the third."""
-    whole = run(options(nets), tmp_path / "whole")
+    given = options(nets, optimizer=optimizer)
+    whole = run(given, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        run(options(nets), tmp_path / "parts", Stop(step))
+        run(given, tmp_path / "parts", Stop(step))
     torch.manual_seed(99)
     random.seed(99)
     continued = resume(tmp_path / "parts")
@@ -249,8 +250,14 @@ def test_small_pictures_get_the_stem_for_them():
     assert make("densenet_fashion", data).features.conv0.stride == (2, 2)
 
 
-def test_the_rate_without_batchnorm_is_lower():
-    assert default_lr(nn.Conv2d(1, 1, 1)) < default_lr(nn.BatchNorm2d(1))
+@pytest.mark.parametrize(
+    ("network", "optimizer"), [("fires", torch.optim.AdamW), ("densenet_fashion", torch.optim.SGD)]
+)
+def test_the_optimizer_follows_the_network(nets, network, optimizer):
+    data = load("digits")
+    model = make(f"{nets}:fires" if network == "fires" else network, data)
+    assert type(Trainer(model, data, Settings()).optimizer) is optimizer
+    assert type(Trainer(model, data, Settings(optimizer="sgd")).optimizer) is torch.optim.SGD
 
 
 def picture(path: Path, colour: tuple[int, int, int]) -> None:
@@ -338,9 +345,11 @@ def test_steps_do_not_leak(nets, name):
     trainer = Trainer(model, data, Settings(epochs=40, batch=16, lr=0.01))
     for _ in range(3):
         trainer.train_epoch()
+        trainer.test()
     tensors, memory = live_tensors(), []
     for _ in range(12):
         trainer.train_epoch()
+        trainer.test()
         memory.append(resident())
     assert live_tensors() == tensors
     # The allocator gives megabytes back and takes them again from epoch to epoch; a leak lifts the lowest of them too.
