@@ -68,6 +68,7 @@ class Trainer:
         self.settings, self.data, self.listener = settings, data, listener or Listener()
         self.device = torch.device(settings.device)
         self.model = model.to(device=self.device, memory_format=torch.channels_last)
+        self.dtype = next(model.parameters()).dtype
         # Grey pictures for a network of three channels.
         self.channels = input_channels(model) if data.channels == 1 else None
         self.order = torch.Generator().manual_seed(settings.seed)
@@ -109,7 +110,7 @@ class Trainer:
         with torch.inference_mode():
             for images, labels in self.tests:
                 answer, labels = self._forward(images), labels.to(self.device)
-                total += F.cross_entropy(answer.float(), labels, reduction="sum").item()
+                total += F.cross_entropy(answer, labels, reduction="sum").item()
                 correct += (answer.argmax(1) == labels).sum().item()
                 seen += len(labels)
         return {"test_loss": total / seen, "test_accuracy": correct / seen}
@@ -146,7 +147,7 @@ class Trainer:
     def _step(self, images: Tensor, labels: Tensor) -> tuple[float, int]:
         labels = labels.to(self.device)
         answer = self._forward(images)
-        loss = F.cross_entropy(answer.float(), labels)
+        loss = F.cross_entropy(answer, labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -163,10 +164,11 @@ class Trainer:
     def _forward(self, images: Tensor) -> Tensor:
         if self.channels:
             images = images.expand(-1, self.channels, -1, -1)
-        images = images.to(self.device).contiguous(memory_format=torch.channels_last)
-        dtype = DTYPES[self.settings.dtype]
-        with torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
-            return self.model(images)
+        images = images.to(self.device, self.dtype).contiguous(memory_format=torch.channels_last)
+        autocast = DTYPES[self.settings.dtype]
+        with torch.autocast(self.device.type, autocast or torch.bfloat16, enabled=autocast is not None):
+            # The loss is never taken in 16 bits.
+            return self.model(images).to(self.dtype)
 
 
 def default_optimizer(model: nn.Module) -> str:
