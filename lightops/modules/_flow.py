@@ -74,7 +74,7 @@ class Pass:
                 factor = _factor(module)
                 if module.running_mean is not None:
                     # A traced count may be symbolic, which is no key.
-                    key = len(groups) if torch.compiler.is_compiling() else (factor, count)
+                    key = len(groups) if torch.compiler.is_compiling() else (factor, count, module.running_mean.dtype)
                     lists = groups.setdefault(key, _Group(factor, count, [], [], [], []))[2:]
                     for values, value in zip(lists, (module.running_mean, module.running_var, mean, var), strict=True):
                         values.append(value)
@@ -95,8 +95,12 @@ def _factor(module: nn.Module) -> float:
 def _update(groups: dict[Any, _Group]) -> None:
     for factor, count, means, variances, mean, var in groups.values():
         for running, new, weight in ((means, mean, factor), (variances, var, factor * count / (count - 1))):
-            torch._foreach_mul_(running, 1 - factor)
-            torch._foreach_add_(running, [n.to(r.dtype) for n, r in zip(new, running, strict=True)], alpha=weight)
+            if running[0].dtype is new[0].dtype:
+                torch._foreach_mul_(running, 1 - factor)
+                torch._foreach_add_(running, new, alpha=weight)
+            else:  # 16-bit statistics are rounded once
+                for old, latest in zip(running, new, strict=True):
+                    old.copy_((1 - factor) * old.to(latest.dtype) + weight * latest)
 
 
 class Flow:

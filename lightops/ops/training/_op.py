@@ -23,6 +23,10 @@ _AUTOGRAD = torch._C.DispatchKey.AutogradFunctionality
 # The prologue's arguments in every schema.
 PROLOGUE = "Tensor? mean, Tensor? var, Tensor? gamma, Tensor? beta, float eps, int act"
 
+# What autocast casts from.
+_CAST_FROM = (torch.float32, torch.float16, torch.bfloat16)
+
+Casts = Sequence[str]
 Supports = Callable[[dict[str, Any]], str]
 
 
@@ -75,10 +79,13 @@ def define(
     fake: Callable[..., Any],
     *,
     supports: Supports = always,
+    casts: Casts = (),
     setup: Callable[..., None] | None = None,
     backward: Callable[..., Any] | None = None,
 ) -> Callable[..., Any]:
-    """Define `lightops_training::<name>` and return its handle. Without `backward` its derivative raises."""
+    """Define `lightops_training::<name>` and return its handle. Without `backward` its derivative raises. `casts` are
+    the arguments that autocast casts, as it casts those of a convolution.
+    """
     _LIBRARY.define(name + schema)
     handle = getattr(getattr(torch.ops, NAMESPACE), name).default
     kernel = KERNELS[name] = Kernel(name, [a.name for a in handle._schema.arguments], reference, supports)
@@ -87,7 +94,30 @@ def define(
     torch.library.register_fake(qualified, fake, lib=_LIBRARY)
     derivative = backward or _no_double_backward(name.removesuffix("_backward"))
     torch.library.register_autograd(qualified, derivative, setup_context=setup, lib=_LIBRARY)
+    for device in ("CPU", "CUDA"):
+        rule = _autocast(handle, tuple(kernel.names.index(argument) for argument in casts), device.lower())
+        _LIBRARY.impl(name, rule, f"Autocast{device}")
     return handle
+
+
+def _autocast(handle: Callable[..., Any], casts: tuple[int, ...], device: str) -> Callable[..., Any]:
+    """The op with its arguments cast, and autocast off inside it: the reference consists of torch's operations."""
+    key = {"cpu": torch._C.DispatchKey.AutocastCPU, "cuda": torch._C.DispatchKey.AutocastCUDA}[device]
+    off = torch._C.DispatchKeySet(key)
+
+    def run(*args: Any) -> Any:
+        dtype = torch.get_autocast_dtype(device)
+        cast = [_cast(a, dtype) if i in casts else a for i, a in enumerate(args)]
+        with torch._C._ExcludeDispatchKeyGuard(off):
+            return handle(*cast)
+
+    return run
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    if isinstance(value, (list, tuple)):  # weights are the tensors among vectors
+        return [_cast(t, dtype) if isinstance(t, Tensor) and t.dim() == 4 else t for t in value]
+    return value.to(dtype) if isinstance(value, Tensor) and value.dtype in _CAST_FROM else value
 
 
 def explain(name: str, *args: Any) -> str:

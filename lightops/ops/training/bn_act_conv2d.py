@@ -164,6 +164,7 @@ _op = define(
     by_name(reference.bn_act_conv2d, 6),
     _fake,
     supports=_supports,
+    casts=("x", "weight", "bias"),
     setup=_setup,
     backward=_backward,
 )

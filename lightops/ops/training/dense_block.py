@@ -173,6 +173,7 @@ _op = define(
     "Tensor middle, Tensor mean, Tensor var, Tensor middle_mean, Tensor middle_var)",
     _reference,
     _fake,
+    casts=("x", "params", "masks"),
     setup=_setup,
     backward=_backward,
 )

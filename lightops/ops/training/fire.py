@@ -118,6 +118,7 @@ _op = define(
     f"(Tensor x, {_WEIGHTS}, int algo) -> (Tensor out, Tensor squeeze)",
     _reference,
     _fake,
+    casts=("x", "ws", "bs", "w1", "b1", "w3", "b3"),
     setup=_setup,
     backward=_backward,
 )
