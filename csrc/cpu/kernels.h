@@ -15,6 +15,7 @@
 #include "lightops/training/bn_act_conv2d.h"
 #include "lightops/training/bn_act_mean.h"
 #include "lightops/training/dense_block.h"
+#include "lightops/training/fire.h"
 #include "lightops/transition.h"
 
 // The op index of the CPU path.
@@ -33,6 +34,8 @@
   X(dense_block_train_backward, DenseBlockTrainBackwardParams) \
   X(depthwise_pointwise, DepthwisePointwiseParams)             \
   X(fire, FireParams)                                          \
+  X(fire_train, FireTrainParams)                               \
+  X(fire_train_backward, FireTrainBackwardParams)              \
   X(head, HeadParams)                                          \
   X(inverted_residual, InvertedResidualParams)                 \
   X(max_pool2d, MaxPool2dParams)                               \

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "engine/vec.h"
+#include "lightops/training/weight.h"
 
 namespace lightops {
 namespace LIGHTOPS_ISA {
@@ -16,6 +17,15 @@ template <class C> struct WeightView {
   int64_t output_stride = 0, depth_stride = 0, tap_stride[2] = {0, 0};
   bool flip = false;
 };
+
+template <class C> inline WeightView<C> weight_view(const TrainWeight& w, int64_t outputs, int64_t depth) {
+  return {static_cast<const C*>(w.data), outputs, depth, w.stride[0], w.stride[1], {w.stride[2], w.stride[3]}, false};
+}
+
+// The weight as the gradient of the input reads it: `outputs` are the convolution's inputs.
+template <class C> inline WeightView<C> transposed_view(const TrainWeight& w, int64_t outputs, int64_t depth) {
+  return {static_cast<const C*>(w.data), outputs, depth, w.stride[1], w.stride[0], {w.stride[2], w.stride[3]}, true};
+}
 
 inline int64_t panels1x1_elements(int64_t outputs, int64_t depth) { return round_up(outputs, kPanel) * depth; }
 inline int64_t panels3x3_elements(int64_t outputs, int64_t depth, Algo algo) {

@@ -31,8 +31,8 @@ template <class C> struct Wgrad3x3 {
   int64_t scratch_elements() const { return algo == Algo::direct ? 0 : 16 * (x_stride() + dy_stride()) + kLanes<C>; }
 };
 
-template <class C> inline int64_t wgrad3x3_tiles(int64_t channels) {
-  const int64_t fit = kScratchBytes / int64_t(sizeof(C)) / (16 * channels);
+template <class C> inline int64_t wgrad3x3_tiles(int64_t channels, int64_t outputs) {
+  const int64_t fit = (512 << 10) / int64_t(sizeof(C)) / (16 * (channels + outputs));
   return fit < 16 ? 16 : fit > 96 ? 96 : fit;
 }
 

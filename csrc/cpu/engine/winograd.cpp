@@ -164,7 +164,6 @@ template <class C, int M> void run(const StripConv<C>& s, int64_t first, int64_t
   g.a_outer = p.input_stride;
   g.a_inner = g.length = s.channels;
   g.b_outer = matrix;
-  g.outputs = kPanel;
   g.out = products;
   g.out_type = s.out_type == DType::f64 ? DType::f64 : DType::f32;
   g.out_outer = p.product_stride;
@@ -177,6 +176,9 @@ template <class C, int M> void run(const StripConv<C>& s, int64_t first, int64_t
     g.inner = count;
     for (int64_t panel = first; panel < last; ++panel) {
       g.b = s.weights + panel * s.channels * kPanel;
+      // Whole vectors: what lies behind the last output must be finite too.
+      const int64_t left = round_up(s.outputs - panel * kPanel, kLanes<C>);
+      g.outputs = left < kPanel ? left : kPanel;
       gemm(g);
       finite &= finish(p, tile, count, panel, products);
     }

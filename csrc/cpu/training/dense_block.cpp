@@ -140,7 +140,7 @@ template <class C> struct Body {
     });
   }
   void run1(int64_t layer, const Common& s, char* base) const {
-    affine<C>(p.layer[layer].norm1, prefix(layer), s.scale, s.shift);
+    affine_of<C>(p.layer[layer].norm1, prefix(layer), s.scale, s.shift);
     void* out = at(p.middle, p.type, layer * pixels * p.bottleneck);
     const int64_t stride = p.bottleneck;
     for_tasks(p.parallel, tasks, [&](int64_t task) {
@@ -174,7 +174,7 @@ template <class C> struct Body {
 
   void run3(int64_t layer, const Common& s, char* base) const {
     const DenseTrainLayer& l = p.layer[layer];
-    affine<C>(p.bottleneck ? l.norm2 : l.norm1, inputs3(layer), s.scale, s.shift);
+    affine_of<C>(p.bottleneck ? l.norm2 : l.norm1, inputs3(layer), s.scale, s.shift);
     const Strips all = strips(layer);
     Nhwc in = b;
     if (p.bottleneck) {

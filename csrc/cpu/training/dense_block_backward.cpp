@@ -1,3 +1,5 @@
+#include <math.h>
+
 #include "engine/entry.h"
 #include "engine/pointwise.h"
 #include "engine/prologue_grad.h"
@@ -60,7 +62,7 @@ template <class C> struct Body {
     w.outputs = w.sum_row = f.growth;
     w.algo = f.algo;
     w.sum_plane = channels3(layer) * f.growth;
-    w.tiles = wgrad3x3_tiles<C>(channels3(layer));
+    w.tiles = wgrad3x3_tiles<C>(channels3(layer), f.growth);
     return w;
   }
   int64_t part3(int64_t layer) const {
@@ -213,7 +215,7 @@ template <class C> struct Body {
     const Strips all = strips(layer);
     const Norm& norm = f.bottleneck ? l.norm2 : l.norm1;
     const Vectors& v = f.bottleneck ? s.norm2 : s.norm1;
-    affine<C>(norm, channels, v.scale, v.shift);
+    affine_of<C>(norm, channels, v.scale, v.shift);
     take_own(prefix(layer), f.growth, s);
     Nhwc x = b;
     if (f.bottleneck) {
@@ -312,7 +314,7 @@ template <class C> struct Body {
   void back1(int64_t layer, const Common& s, char* base) const {
     const DenseTrainLayer& l = f.layer[layer];
     const int64_t channels = prefix(layer), panels = ceil_div(channels, kPanel);
-    affine<C>(l.norm1, channels, s.norm1.scale, s.norm1.shift);
+    affine_of<C>(l.norm1, channels, s.norm1.scale, s.norm1.shift);
     C* whole = static_cast<C*>(p.gradients[layer].weight1);
     const bool weight = whole != nullptr;
     const int64_t parts = groups(slices1, channels);

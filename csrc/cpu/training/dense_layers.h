@@ -1,10 +1,8 @@
-// What forward and backward of a dense block in training share: chunks of pixels, strips of rows, norms as affine forms.
+// What forward and backward of a dense block in training share: chunks of pixels, strips of rows.
 #pragma once
 
-#include <math.h>
-
+#include "engine/norm.h"
 #include "engine/panels.h"
-#include "engine/parallel.h"
 #include "lightops/training/dense_block.h"
 
 namespace lightops {
@@ -38,27 +36,6 @@ struct Strips {
     return {first, first + rows < height ? first + rows : height};
   }
 };
-
-template <class C> inline void affine(const Norm& norm, int64_t channels, C* scale, C* shift) {
-  const C* gamma = static_cast<const C*>(norm.gamma);
-  const C* beta = static_cast<const C*>(norm.beta);
-  const C* mean = static_cast<const C*>(norm.mean);
-  const C* variance = static_cast<const C*>(norm.var);
-  for (int64_t c = 0; c < channels; ++c) {
-    const double s = (gamma ? double(gamma[c]) : 1.0) / sqrt(double(variance[c]) + norm.eps);
-    scale[c] = C(s);
-    shift[c] = C((beta ? double(beta[c]) : 0.0) - double(mean[c]) * s);
-  }
-}
-
-template <class C> inline WeightView<C> weight_view(const TrainWeight& w, int64_t outputs, int64_t depth) {
-  return {static_cast<const C*>(w.data), outputs, depth, w.stride[0], w.stride[1], {w.stride[2], w.stride[3]}, false};
-}
-
-// The weight as the gradient of the input reads it.
-template <class C> inline WeightView<C> transposed_view(const TrainWeight& w, int64_t outputs, int64_t depth) {
-  return {static_cast<const C*>(w.data), outputs, depth, w.stride[1], w.stride[0], {w.stride[2], w.stride[3]}, true};
-}
 
 }  // namespace LIGHTOPS_ISA
 }  // namespace lightops

@@ -3,6 +3,7 @@
 
 #include "../common.h"
 #include "lightops/training/norm.h"
+#include "lightops/training/weight.h"
 
 namespace lightops {
 namespace binding {
@@ -32,6 +33,20 @@ inline void check_type(const char* op, const char* name, const Tensor& t, const 
 
 // What an element of a pass over memory is worth in multiply-adds, for the number of threads.
 constexpr int64_t kWorkPerElement = 8;
+
+// A convolution's weight [O, I, kh, kw] in the compute type. A sixteen-bit one is converted; `keep` holds the copy.
+inline TrainWeight weight_of(const char* op, const char* name, const Tensor& w, ScalarType type,
+                             std::initializer_list<int64_t> want, std::vector<Tensor>* keep) {
+  check_size(op, name, w, want);
+  STD_TORCH_CHECK(w.is_cpu() && w.scalar_type() == type, "lightops::", op, ": '", name, "' has scalar type ",
+                  int(w.scalar_type()), "; want a CPU tensor of the type of 'x', ", int(type));
+  const ScalarType compute = compute_type(dtype_of(op, name, w));
+  keep->push_back(type == compute ? w : torch::stable::to(w, compute));
+  TrainWeight v;
+  v.data = keep->back().data_ptr();
+  for (int i = 0; i < 4; ++i) v.stride[i] = keep->back().stride(i);
+  return v;
+}
 
 inline Tensor new_vector(int64_t elements, ScalarType type) {
   const int64_t size[1] = {elements};

@@ -14,20 +14,6 @@ OptionalTensor present(const OptionalTensor& t) { return t.has_value() && t->num
 
 }  // namespace
 
-TrainWeight weight_of(const char* op, const char* name, const OptionalTensor& w, ScalarType type,
-                      std::initializer_list<int64_t> want, std::vector<Tensor>* keep) {
-  STD_TORCH_CHECK(w.has_value(), "lightops::", op, ": '", name, "' is missing");
-  check_size(op, name, *w, want);
-  STD_TORCH_CHECK(w->is_cpu() && w->scalar_type() == type, "lightops::", op, ": '", name, "' has scalar type ",
-                  int(w->scalar_type()), "; want a CPU tensor of the type of 'x', ", int(type));
-  const ScalarType compute = compute_type(dtype_of(op, name, *w));
-  keep->push_back(type == compute ? *w : torch::stable::to(*w, compute));
-  TrainWeight v;
-  v.data = keep->back().data_ptr();
-  for (int i = 0; i < 4; ++i) v.stride[i] = keep->back().stride(i);
-  return v;
-}
-
 void dense_layers(const char* op, const Tensors& params, const std::vector<double>& eps, const Tensors& frozen,
                   const Tensors& masks, ScalarType scalar, DenseBlockTrainParams* p, DenseArguments* out) {
   const bool bottleneck = p->bottleneck > 0;
@@ -43,6 +29,10 @@ void dense_layers(const char* op, const Tensors& params, const std::vector<doubl
   STD_TORCH_CHECK(masks.empty() || masks.size() == layers, "lightops::", op, ": 'masks' has ", masks.size(),
                   " entries; want 0 or ", layers);
   const int64_t size = p->type == DType::f64 ? 8 : 4;
+  const auto weight = [&](const char* name, size_t param, std::initializer_list<int64_t> want) {
+    STD_TORCH_CHECK(params[param].has_value(), "lightops::", op, ": '", name, "' is missing");
+    return weight_of(op, name, *params[param], scalar, want, &out->keep);
+  };
   const auto norm = [&](size_t index, size_t param, int64_t channels, const void* mean, const void* variance) {
     Norm n;
     n.gamma = data_of(op, "gamma", present(params[param]), p->type, channels);
@@ -66,12 +56,11 @@ void dense_layers(const char* op, const Tensors& params, const std::vector<doubl
     l.norm1 = norm(norms * i, each * i, prefix, p->mean, p->variance);
     if (bottleneck) {
       const int64_t offset = int64_t(i) * p->bottleneck * size;
-      l.weight1 = weight_of(op, "w1", params[each * i + 2], scalar, {p->bottleneck, prefix, 1, 1}, &out->keep);
+      l.weight1 = weight("w1", each * i + 2, {p->bottleneck, prefix, 1, 1});
       l.norm2 = norm(norms * i + 1, each * i + 3, p->bottleneck, static_cast<char*>(p->middle_mean) + offset,
                      static_cast<char*>(p->middle_variance) + offset);
     }
-    l.weight2 = weight_of(op, bottleneck ? "w2" : "w", params[each * (i + 1) - 1], scalar,
-                          {p->growth, bottleneck ? p->bottleneck : prefix, 3, 3}, &out->keep);
+    l.weight2 = weight(bottleneck ? "w2" : "w", each * (i + 1) - 1, {p->growth, bottleneck ? p->bottleneck : prefix, 3, 3});
     if (!masks.empty() && masks[i].has_value()) {
       check_size(op, "mask", *masks[i], {p->buffer.n, p->growth, p->buffer.h, p->buffer.w});
       STD_TORCH_CHECK(masks[i]->scalar_type() == scalar, "lightops::", op, ": 'mask' and 'x' differ in type");

@@ -7,10 +7,6 @@
 namespace lightops {
 namespace binding {
 
-// A convolution's weight [O, I, kh, kw] in the compute type. Sixteen-bit weights are converted, `keep` holds the copy.
-TrainWeight weight_of(const char* op, const char* name, const OptionalTensor& w, ScalarType type,
-                      std::initializer_list<int64_t> want, std::vector<Tensor>* keep);
-
 struct DenseArguments {
   std::vector<DenseTrainLayer> layers;
   std::vector<Tensor> keep;

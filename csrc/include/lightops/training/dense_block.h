@@ -5,14 +5,9 @@
 #pragma once
 
 #include "lightops/training/norm.h"
+#include "lightops/training/weight.h"
 
 namespace lightops {
-
-// A convolution's weight or its gradient, in the compute type (float32; float64 for float64): [O, I, kh, kw] by strides.
-struct TrainWeight {
-  void* data = nullptr;
-  int64_t stride[4] = {0, 0, 0, 0};
-};
 
 struct DenseTrainLayer {
   Norm norm1, norm2;          // mean is never null; norm2 only with a bottleneck

@@ -1,0 +1,363 @@
+#include "engine/entry.h"
+#include "engine/norm.h"
+#include "engine/panels.h"
+#include "engine/pointwise.h"
+#include "engine/storage.h"
+#include "engine/wgrad3x3.h"
+#include "lightops/training/fire.h"
+
+namespace lightops {
+namespace LIGHTOPS_ISA {
+namespace {
+
+// out[p][c] = dout where y > 0; NaN counts as positive, as in torch's threshold.
+template <class C>
+void load_masked(const void* dout, int64_t dout_stride, const void* y, int64_t y_stride, DType type, int64_t pixels,
+                 int64_t channels, C* out) {
+  Storage<C>::with(type, [&](auto* d) {
+    d = static_cast<decltype(d)>(const_cast<void*>(dout));
+    const auto* value = static_cast<decltype(d)>(const_cast<void*>(y));
+    for (int64_t i = 0; i < pixels; ++i)
+      for (int64_t c = 0; c < channels; c += kLanes<C>) {
+        const int64_t left = channels - c;
+        const Vec<C> g = load_upto(d + i * dout_stride + c, left), v = load_upto(value + i * y_stride + c, left);
+        store_upto(out + i * channels + c, v <= Vec<C>{} ? Vec<C>{} : g, left);
+      }
+  });
+}
+
+// Two phases: the gradient of the squeezed tensor and of x by strips of rows; then the weights' gradients, each by slices
+// of pixels and groups of channels, from the squeezed tensor's gradient and the masked dout. Slices depend on the sizes
+// alone and are merged in order.
+template <class C> struct Body {
+  const FireTrainBackwardParams& p;
+  int64_t tasks = p.parallel.threads;
+  int64_t squeeze = p.squeeze.c, expand1 = p.expand1, expand3 = p.out.c - p.expand1;
+  int64_t height = p.x.h, width = p.x.w, pixels = p.x.n * height * width;
+  int64_t padded_width = width + 2;
+  int64_t grain = p.algo == Algo::direct ? 1 : int64_t(p.algo);
+  int64_t slices;
+  int64_t rows;  // of a strip
+
+  static constexpr int64_t kGroup = 2 * kPanel;  // channels whose sums stay in L2 for all of the 3x3's positions
+  static constexpr int64_t kStripBytes = 256 << 10;
+  static constexpr int64_t kRows = 8;            // image rows that the 1x1s' gradients load at a time
+
+  explicit Body(const FireTrainBackwardParams& params) : p(params) {
+    slices = pixels / 784 < 1 ? 1 : pixels / 784 > 16 ? 16 : pixels / 784;
+    const int64_t fit = kStripBytes / (padded_width * (expand3 > squeeze ? expand3 : squeeze) * int64_t(sizeof(C))) - 2;
+    rows = fit < grain ? grain : fit / grain * grain;
+    if (rows > round_up(height, grain)) rows = round_up(height, grain);
+  }
+
+  StripConv<C> dgrad3() const {
+    StripConv<C> c;
+    c.channels = expand3;
+    c.in_row = padded_width * expand3;
+    c.in_width = padded_width;
+    c.window.kernel[0] = c.window.kernel[1] = 3;
+    c.algo = p.algo;
+    c.outputs = squeeze;
+    c.rows = rows;
+    c.width = width;
+    c.out_type = compute_type<C>;
+    c.out_row = width * squeeze;
+    c.out_pixel = squeeze;
+    return c;
+  }
+  Wgrad3x3<C> wgrad3(int64_t outputs) const {
+    Wgrad3x3<C> w;
+    w.channels = squeeze;
+    w.outputs = outputs;
+    w.algo = p.algo;
+    w.sum_row = expand3;
+    w.sum_plane = squeeze * expand3;
+    w.tiles = wgrad3x3_tiles<C>(squeeze, expand3 < kGroup ? expand3 : kGroup);
+    return w;
+  }
+
+  // A weight's gradient: sums [slice][size] behind each other, and the bias's [slice][outputs].
+  struct Sums { C *weight, *bias; int64_t size, outputs; };
+  struct Common { C *ws, *w1, *w3; Sums first, one, three; int64_t bytes; };
+  Common common() const {
+    Arena arena(p.workspace);
+    const auto sums = [&](int64_t size, int64_t outputs) {
+      Sums s{nullptr, nullptr, round_up(size, kLanes<C>), round_up(outputs, kLanes<C>)};
+      s.weight = arena.take<C>(slices * s.size);
+      s.bias = arena.take<C>(slices * s.outputs);
+      return s;
+    };
+    Common s;
+    s.ws = arena.take<C>(panels1x1_elements(p.x.c, squeeze));
+    s.w1 = arena.take<C>(panels1x1_elements(squeeze, expand1));
+    s.w3 = arena.take<C>(panels3x3_elements(squeeze, expand3, p.algo));
+    s.first = sums(squeeze * p.x.c, squeeze);
+    s.one = sums(squeeze * expand1, expand1);
+    s.three = sums(wgrad3(kGroup).planes() * squeeze * expand3, expand3);
+    s.bytes = arena.used();
+    return s;
+  }
+  struct Own { C *d3, *d1, *ds, *s, *winograd, *domain; int64_t bytes; };
+  Own own(char* base) const {
+    Arena arena(base);
+    const int64_t most = rows > kRows ? rows : kRows, inner = most * width;
+    const int64_t wide = expand1 > p.x.c ? expand1 : p.x.c;
+    Own s;
+    s.d3 = arena.take<C>((rows + 2) * padded_width * expand3);
+    s.d1 = arena.take<C>(inner * wide);
+    s.ds = arena.take<C>(inner * squeeze);
+    s.s = arena.take<C>((most + 2) * padded_width * squeeze);
+    s.winograd = arena.take<C>(strip_scratch(dgrad3()));
+    s.domain = arena.take<C>(wgrad3(expand3 < kGroup ? expand3 : kGroup).scratch_elements());
+    s.bytes = arena.used();
+    return s;
+  }
+  int64_t workspace() const { return common().bytes + tasks * own(nullptr).bytes; }
+
+  void pack(const Common& s) const {
+    const int64_t panels = ceil_div(squeeze, kPanel);
+    for_tasks(p.parallel, tasks, [&](int64_t task) {
+      const Share three = share(panels, task, tasks), first = share(ceil_div(p.x.c, kPanel), task, tasks);
+      if (three.size() > 0)
+        pack_panels3x3(transposed_view<C>(p.w3, squeeze, expand3), p.algo, three.first, three.last, s.w3);
+      if (first.size() > 0) pack_panels1x1(transposed_view<C>(p.ws, p.x.c, squeeze), first.first, first.last, s.ws);
+      if (task == tasks - 1) pack_panels1x1(transposed_view<C>(p.w1, squeeze, expand1), 0, panels, s.w1);
+    });
+  }
+
+  // Masked channels [first, first + count) of dout, rows [top, top + n) with a zero pixel on both sides.
+  void load_d3(int64_t n, int64_t top, int64_t number, int64_t first, int64_t count, C* out) const {
+    const int64_t row = padded_width * count;
+    for (int64_t y = top; y < top + number; ++y, out += row) {
+      if (y < 0 || y >= height) {
+        memset(out, 0, size_t(row) * sizeof(C));
+        continue;
+      }
+      memset(out, 0, size_t(count) * sizeof(C));
+      load_d(n, y, 1, expand1 + first, count, out + count);
+      memset(out + row - count, 0, size_t(count) * sizeof(C));
+    }
+  }
+  void load_d(int64_t n, int64_t y, int64_t number, int64_t first, int64_t count, C* out) const {
+    load_masked<C>(at(p.dout.data, p.type, n * p.dout.image + y * p.dout.row() + first), p.dout.pixel,
+                   at(p.out.data, p.type, n * p.out.image + y * p.out.row() + first), p.out.pixel, p.type, number * width,
+                   count, out);
+  }
+
+  void strip(int64_t n, int64_t y, int64_t count, const Common& s, const Own& mine) const {
+    const int64_t inner = count * width;
+    load_d3(n, y - 1, count + 2, 0, expand3, mine.d3);
+    StripConv<C> c = dgrad3();
+    c.in = mine.d3;
+    c.in_rows = count + 2;
+    c.rows = count;
+    c.weights = s.w3;
+    c.scratch = mine.winograd;
+    c.out = mine.ds;
+    conv_strip(c);
+    load_d(n, y, count, 0, expand1, mine.d1);
+    Gemm<C> g;
+    g.inner = inner;
+    g.a = mine.d1;
+    g.a_inner = g.length = expand1;
+    g.b = s.w1;
+    g.outputs = squeeze;
+    g.out = mine.ds;
+    g.out_type = compute_type<C>;
+    g.out_inner = squeeze;
+    g.residual = mine.ds;
+    g.residual_inner = squeeze;
+    gemm(g);
+    C* ds = static_cast<C*>(p.dsqueeze) + (n * height + y) * width * squeeze;
+    Storage<C>::with(p.type, [&](auto* kept) {
+      kept = static_cast<decltype(kept)>(p.squeeze.data) + n * p.squeeze.image + y * p.squeeze.row();
+      for (int64_t i = 0; i < inner * squeeze; i += kLanes<C>) {
+        const int64_t left = inner * squeeze - i;
+        const Vec<C> positive = load_upto(kept + i, left), v = load_upto(mine.ds + i, left);
+        store_upto(ds + i, positive <= Vec<C>{} ? Vec<C>{} : v, left);
+      }
+    });
+    if (!p.dx.data) return;
+    g.a = ds;
+    g.a_inner = g.length = squeeze;
+    g.b = s.ws;
+    g.outputs = p.dx.c;
+    g.out = at(p.dx.data, p.type, n * p.dx.image + y * p.dx.row());
+    g.out_type = p.type;
+    g.out_inner = p.dx.pixel;
+    g.residual = nullptr;
+    gemm(g);
+  }
+
+  // Calls f(n, y, count) for pieces of at most `step` rows of slice number `slice` of all image rows; pieces do not pass
+  // the end of an image, and start on even rows.
+  template <class F> void for_rows(int64_t slice, int64_t step, const F& f) const {
+    const int64_t padded = round_up(height, 2);
+    const Share part = share(p.x.n * padded, slice, slices, 2);
+    for (int64_t row = part.first, size; row < part.last; row += size) {
+      const int64_t n = row / padded, y = row % padded;
+      size = step < part.last - row ? step : part.last - row;
+      if (size > padded - y) size = padded - y;
+      const int64_t count = size < height - y ? size : height - y;
+      if (count > 0) f(n, y, count);
+    }
+  }
+
+  // Runs f(slice, first channel, channels) for all slices and groups of `channels`.
+  template <class F> void for_groups(int64_t channels, const F& f) const {
+    const int64_t groups = ceil_div(channels, kGroup), units = slices * groups;
+    for_tasks(p.parallel, tasks, [&](int64_t task) {
+      const Share some = share(units, task, tasks);
+      for (int64_t unit = some.first; unit < some.last; ++unit) {
+        const int64_t first = unit % groups * kGroup;
+        f(task, unit / groups, first, channels - first < kGroup ? channels - first : kGroup);
+      }
+    });
+  }
+
+  void add_bias(const C* values, int64_t stride, int64_t count, int64_t channels, C* bias) const {
+    C sums[kGroup];
+    for (int64_t c = 0; c < channels; c += kGroup) {
+      const int64_t some = channels - c < kGroup ? channels - c : kGroup;
+      column_sums<C>(values + c, compute_type<C>, stride, count, some, sums);
+      for (int64_t i = 0; i < some; ++i) bias[c + i] += sums[i];
+    }
+  }
+
+  void weight3(const Common& s, char* base) const {
+    for_groups(expand3, [&](int64_t task, int64_t slice, int64_t first, int64_t count) {
+      const Own mine = own(base + task * own(nullptr).bytes);
+      Wgrad3x3<C> w = wgrad3(count);
+      w.sums = s.three.weight + slice * s.three.size + first;
+      w.scratch = mine.domain;
+      for (int64_t i = 0; i < w.planes() * squeeze; ++i) memset(w.sums + i * expand3, 0, size_t(count) * sizeof(C));
+      C* bias = s.three.bias + slice * s.three.outputs + first;
+      for_rows(slice, rows, [&](int64_t n, int64_t y, int64_t number) {
+        for (int64_t i = 0; i < number + 2; ++i)
+          load_padded_row<C>(p.squeeze, p.type, n, y - 1 + i, 1, Prologue<C>(), mine.s + i * padded_width * squeeze);
+        load_d3(n, y, number, first, count, mine.d3);
+        const int64_t row = padded_width * count;
+        wgrad3x3_strip(&w, mine.s, mine.d3 + count, row, number, width);
+        add_bias(mine.d3, count, number * padded_width, count, bias);  // the zeros at both sides add nothing
+      });
+      wgrad3x3_flush(&w);
+    });
+  }
+
+  // sums[s][c] += a[p][s] * b[p][c] over the rows of a slice: the squeezed side by broadcast, the wide side by vector.
+  template <class Load> void weight1(const Sums& s, int64_t channels, char* base, const Load& load) const {
+    for_groups(channels, [&](int64_t task, int64_t slice, int64_t first, int64_t count) {
+      const Own mine = own(base + task * own(nullptr).bytes);
+      Wgrad<C> w;
+      w.dw = s.weight + slice * s.size + first;
+      w.dw_row = channels;
+      w.outputs = w.dy_inner = squeeze;
+      w.channels = count;
+      for (int64_t i = 0; i < squeeze; ++i) memset(w.dw + i * channels, 0, size_t(count) * sizeof(C));
+      for_rows(slice, kRows, [&](int64_t n, int64_t y, int64_t number) {
+        w.inner = number * width;
+        load(n, y, number, first, mine, &w, s.bias + slice * s.outputs);
+        wgrad(w);
+      });
+    });
+  }
+
+  void weight_gradients(const Common& s, char* base) const {
+    const Sums* all[] = {&s.first, &s.one, &s.three};
+    for (const Sums* sums : all)
+      memset(sums->bias, 0, size_t(slices * sums->outputs) * sizeof(C));
+    if (p.dw3 || p.db3) weight3(s, base);
+    if (p.dw1 || p.db1)
+      weight1(s.one, expand1, base,
+              [&](int64_t n, int64_t y, int64_t number, int64_t first, const Own& mine, Wgrad<C>* w, C* bias) {
+                w->dy = in_compute_type(p.squeeze, n, y, 0, squeeze, w->inner, mine.ds, &w->dy_inner);
+                load_d(n, y, number, first, w->channels, mine.d1);
+                w->u = mine.d1;
+                w->u_inner = w->channels;
+                w->slack = true;
+                add_bias(mine.d1, w->channels, w->inner, w->channels, bias + first);
+              });
+    if (p.dws || p.dbs)
+      weight1(s.first, p.x.c, base,
+              [&](int64_t n, int64_t y, int64_t, int64_t first, const Own& mine, Wgrad<C>* w, C* bias) {
+                w->dy = static_cast<const C*>(p.dsqueeze) + (n * height + y) * width * squeeze;
+                w->u = in_compute_type(p.x, n, y, first, w->channels, w->inner, mine.d1, &w->u_inner);
+                w->slack = w->u == mine.d1;
+                if (first == 0) add_bias(w->dy, squeeze, w->inner, squeeze, bias);
+              });
+  }
+
+  // Values where they lie, or converted into `scratch`.
+  const C* in_compute_type(const Nhwc& x, int64_t n, int64_t y, int64_t first, int64_t channels, int64_t count, C* scratch,
+                           int64_t* stride) const {
+    const void* from = at(x.data, p.type, n * x.image + y * x.row() + first);
+    *stride = p.type == compute_type<C> ? x.pixel : channels;
+    if (p.type == compute_type<C>) return static_cast<const C*>(from);
+    load_pixels<C>(from, p.type, x.pixel, count, channels, Prologue<C>(), scratch);
+    return scratch;
+  }
+
+  void finish(const Common& s) const {
+    for_tasks(p.parallel, tasks, [&](int64_t task) {
+      const Share mine = share(squeeze, task, tasks);
+      const auto merge = [&](const Sums& sums, int64_t planes, int64_t channels) {
+        for (int64_t i = 0; i < planes; ++i)
+          merge_parts(sums.weight, slices, sums.size, (i * squeeze + mine.first) * channels, (i * squeeze + mine.last) * channels);
+      };
+      if (p.dw3) {
+        Wgrad3x3<C> w = wgrad3(expand3);
+        w.sums = s.three.weight;
+        merge(s.three, w.planes(), expand3);
+        wgrad3x3_store(w, mine.first, mine.last, static_cast<C*>(p.dw3));
+      }
+      if (p.dw1) {
+        merge(s.one, 1, expand1);
+        for (int64_t i = mine.first; i < mine.last; ++i)
+          for (int64_t o = 0; o < expand1; ++o) static_cast<C*>(p.dw1)[o * squeeze + i] = s.one.weight[i * expand1 + o];
+      }
+      if (p.dws) {
+        merge(s.first, 1, p.x.c);
+        memcpy(static_cast<C*>(p.dws) + mine.first * p.x.c, s.first.weight + mine.first * p.x.c,
+               size_t(mine.size() * p.x.c) * sizeof(C));
+      }
+      if (task != 0) return;
+      const auto bias = [&](const Sums& sums, int64_t outputs, void* out) {
+        if (!out) return;
+        merge_parts(sums.bias, slices, sums.outputs, 0, outputs);
+        memcpy(out, sums.bias, size_t(outputs) * sizeof(C));
+      };
+      bias(s.three, expand3, p.db3);
+      bias(s.one, expand1, p.db1);
+      bias(s.first, squeeze, p.dbs);
+    });
+  }
+
+  void run() const {
+    const Common s = common();
+    char* base = static_cast<char*>(p.workspace) + s.bytes;
+    if (p.dsqueeze) {
+      pack(s);
+      const int64_t padded = round_up(height, grain);
+      for_tasks(p.parallel, tasks, [&](int64_t task) {
+        const Own mine = own(base + task * own(nullptr).bytes);
+        const Share part = share(p.x.n * padded, task, tasks, grain);
+        for (int64_t row = part.first, step; row < part.last; row += step) {
+          const int64_t n = row / padded, y = row % padded;
+          step = rows < part.last - row ? rows : part.last - row;
+          if (step > padded - y) step = padded - y;
+          const int64_t count = step < height - y ? step : height - y;
+          if (count > 0) strip(n, y, count, s, mine);
+        }
+      });
+    }
+    weight_gradients(s, base);
+    finish(s);
+  }
+};
+
+}  // namespace
+
+LIGHTOPS_CPU_OP(fire_train_backward, FireTrainBackwardParams)
+
+}  // namespace LIGHTOPS_ISA
+}  // namespace lightops

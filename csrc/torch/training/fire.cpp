@@ -1,0 +1,146 @@
+#include "lightops/training/fire.h"
+
+#include <tuple>
+
+#include "common.h"
+
+namespace lightops {
+namespace binding {
+namespace {
+
+Algo fire_algo(const char* op, int64_t code) {
+  Window three;
+  three.kernel[0] = three.kernel[1] = 3;
+  const Algo algo = algo_of(op, code, three);
+  STD_TORCH_CHECK(algo != Algo::winograd4, "lightops::", op, ": 'algo' is 4; want 0 (direct) or 2 (Winograd tile)");
+  return algo;
+}
+
+void check_weights(const char* op, const Tensor& ws, const Tensor& w1, const Tensor& w3) {
+  STD_TORCH_CHECK(ws.dim() == 4 && w1.dim() == 4 && w3.dim() == 4 && ws.numel() > 0 && w1.numel() > 0 && w3.numel() > 0,
+                  "lightops::", op, ": 'ws', 'w1', 'w3' have shapes ", shape_of(ws), ", ", shape_of(w1), ", ", shape_of(w3),
+                  "; want [S, C, 1, 1], [E1, S, 1, 1], [E3, S, 3, 3]");
+}
+
+// A bias in the compute type, or null.
+const void* bias_of(const char* op, const char* name, const OptionalTensor& b, const Tensor& x, int64_t channels,
+                    std::vector<Tensor>* keep) {
+  if (!b.has_value()) return nullptr;
+  check_type(op, name, *b, x);
+  check_size(op, name, *b, {channels});
+  keep->push_back(torch::stable::contiguous(torch::stable::to(*b, compute_type(dtype_of(op, name, *b)))));
+  return keep->back().data_ptr();
+}
+
+template <class P> int64_t work_of(const P& p) {
+  const int64_t expand3 = p.out.c - p.expand1;
+  return p.x.n * p.x.h * p.x.w * p.squeeze.c * (p.x.c + p.expand1 + 9 * expand3);
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor> fire_train(Tensor x, Tensor ws, OptionalTensor bs, Tensor w1, OptionalTensor b1, Tensor w3,
+                                      OptionalTensor b3, int64_t algo) {
+  const char* op = "fire_train";
+  FireTrainParams p;
+  std::vector<Tensor> keep;
+  p.x = image_of(op, "x", x);
+  p.type = dtype_of(op, "x", x);
+  p.algo = fire_algo(op, algo);
+  check_weights(op, ws, w1, w3);
+  const int64_t squeeze = ws.size(0), expand3 = w3.size(0);
+  p.expand1 = w1.size(0);
+  p.ws = weight_of(op, "ws", ws, x.scalar_type(), {squeeze, p.x.c, 1, 1}, &keep);
+  p.w1 = weight_of(op, "w1", w1, x.scalar_type(), {p.expand1, squeeze, 1, 1}, &keep);
+  p.w3 = weight_of(op, "w3", w3, x.scalar_type(), {expand3, squeeze, 3, 3}, &keep);
+  p.bs = bias_of(op, "bs", bs, x, squeeze, &keep);
+  p.b1 = bias_of(op, "b1", b1, x, p.expand1, &keep);
+  p.b3 = bias_of(op, "b3", b3, x, expand3, &keep);
+  Tensor out = new_image(p.x.n, p.expand1 + expand3, p.x.h, p.x.w, x.scalar_type());
+  Tensor kept = new_image(p.x.n, squeeze, p.x.h, p.x.w, x.scalar_type());
+  if (out.numel() == 0) return {out, kept};
+  p.out = image_of(op, "out", out);
+  p.squeeze = image_of(op, "squeeze", kept);
+  p.parallel = parallel_for_work(work_of(p));
+  p.workspace = workspace(fire_train_workspace(p));
+  fire_train_cpu(p);
+  return {out, kept};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> fire_train_backward(Tensor dout, Tensor x, Tensor squeeze,
+                                                                                       Tensor out, Tensor ws, Tensor w1,
+                                                                                       Tensor w3, int64_t algo,
+                                                                                       std::vector<bool> needs) {
+  const char* op = "fire_train_backward";
+  FireTrainBackwardParams p;
+  std::vector<Tensor> keep;
+  p.x = image_of(op, "x", x);
+  p.type = dtype_of(op, "x", x);
+  const ScalarType scalar = x.scalar_type(), compute = compute_type(p.type);
+  p.algo = fire_algo(op, algo);
+  check_weights(op, ws, w1, w3);
+  const int64_t channels = ws.size(0), expand3 = w3.size(0);
+  p.expand1 = w1.size(0);
+  p.ws = weight_of(op, "ws", ws, scalar, {channels, p.x.c, 1, 1}, &keep);
+  p.w1 = weight_of(op, "w1", w1, scalar, {p.expand1, channels, 1, 1}, &keep);
+  p.w3 = weight_of(op, "w3", w3, scalar, {expand3, channels, 3, 3}, &keep);
+  check_type(op, "dout", dout, x);
+  check_type(op, "out", out, x);
+  check_type(op, "squeeze", squeeze, x);
+  check_size(op, "dout", dout, {p.x.n, p.expand1 + expand3, p.x.h, p.x.w});
+  check_size(op, "out", out, {p.x.n, p.expand1 + expand3, p.x.h, p.x.w});
+  check_size(op, "squeeze", squeeze, {p.x.n, channels, p.x.h, p.x.w});
+  p.dout = image_of(op, "dout", dout);
+  p.out = image_of(op, "out", out);
+  p.squeeze = image_of(op, "squeeze", squeeze);
+  STD_TORCH_CHECK(p.squeeze.pixel == channels, "lightops::", op, ": 'squeeze' must be dense");
+  STD_TORCH_CHECK(needs.size() == 7, "lightops::", op, ": 'needs' must hold 7 flags: x, ws, bs, w1, b1, w3, b3");
+
+  Tensor dx = needs[0] ? new_image(p.x.n, p.x.c, p.x.h, p.x.w, scalar) : new_vector(0, scalar);
+  const Tensor* weights[6] = {&ws, nullptr, &w1, nullptr, &w3, nullptr};
+  const int64_t biases[6] = {0, channels, 0, p.expand1, 0, expand3};
+  std::vector<Tensor> grads;
+  for (int i = 0; i < 6; ++i) {
+    if (!needs[size_t(i) + 1]) {
+      grads.push_back(new_vector(0, compute));
+    } else if (!weights[i]) {
+      grads.push_back(new_vector(biases[i], compute));
+    } else {
+      const int64_t size[4] = {weights[i]->size(0), weights[i]->size(1), weights[i]->size(2), weights[i]->size(3)};
+      grads.push_back(torch::stable::empty({size, 4}, compute));
+    }
+  }
+  if (dout.numel() == 0) {
+    for (Tensor& g : grads) torch::stable::zero_(g);
+  } else {
+    void** places[6] = {&p.dws, &p.dbs, &p.dw1, &p.db1, &p.dw3, &p.db3};
+    for (size_t i = 0; i < 6; ++i)
+      if (needs[i + 1]) *places[i] = grads[i].data_ptr();
+    const bool through = needs[0] || needs[1] || needs[2];
+    Tensor dsqueeze = on_huge_pages(new_vector(through ? p.x.n * p.x.h * p.x.w * channels : 0, compute));
+    if (through) p.dsqueeze = dsqueeze.data_ptr();
+    if (needs[0]) p.dx = image_of(op, "dx", dx);
+    p.parallel = parallel_for_work(2 * work_of(p));
+    p.workspace = workspace(fire_train_backward_workspace(p));
+    fire_train_backward_cpu(p);
+  }
+  if (scalar != compute)
+    for (Tensor& g : grads) g = torch::stable::to(g, scalar);
+  return {dx, grads[0], grads[1], grads[2], grads[3], grads[4], grads[5]};
+}
+
+STABLE_TORCH_LIBRARY_FRAGMENT(lightops, m) {
+  m.def(
+      "fire_train(Tensor x, Tensor ws, Tensor? bs, Tensor w1, Tensor? b1, Tensor w3, Tensor? b3, int algo) -> (Tensor out, "
+      "Tensor squeeze)");
+  m.def(
+      "fire_train_backward(Tensor dout, Tensor x, Tensor squeeze, Tensor out, Tensor ws, Tensor w1, Tensor w3, int algo, "
+      "bool[] needs) -> (Tensor dx, Tensor dws, Tensor dbs, Tensor dw1, Tensor db1, Tensor dw3, Tensor db3)");
+}
+STABLE_TORCH_LIBRARY_IMPL(lightops, CPU, m) {
+  m.impl("fire_train", TORCH_BOX(&fire_train));
+  m.impl("fire_train_backward", TORCH_BOX(&fire_train_backward));
+}
+
+}  // namespace binding
+}  // namespace lightops
