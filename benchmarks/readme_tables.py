@@ -1,7 +1,8 @@
 """Refreshes the tables of README.md from a report folder: `python benchmarks/readme_tables.py REPORT [--readme FILE]`.
 
 The text between `<!-- bench:NAME -->` and `<!-- /bench:NAME -->` is replaced, for NAME in medians, memory, answers and
-conditions. Nothing else in the file is touched; a marker without its twin is an error and nothing is written.
+conditions; from a report of `lightops bench --train` that between `<!-- train:NAME -->` and its end, for NAME in steps,
+saved and conditions. Nothing else in the file is touched; a marker without its twin is an error and nothing is written.
 """
 
 import re
@@ -12,7 +13,7 @@ import click
 
 from lightops.bench.machine import busy, summary
 from lightops.bench.report import Report, load
-from lightops.bench.tables import LABELLED_COLUMNS, groups, matrix, number
+from lightops.bench.tables import LABELLED_COLUMNS, groups, matrix, number, saved_matrix, trains
 
 
 def markdown(header: Sequence[str], lines: Sequence[Sequence[str]], text_columns: int = 1) -> str:
@@ -64,25 +65,29 @@ def conditions(report: Report) -> str:
     return "\n\n".join(line for line in lines if line)
 
 
-TABLES: dict[str, Callable[[Report], str]] = {
-    "medians": medians,
-    "memory": memory,
-    "answers": answers,
-    "conditions": conditions,
+def saved(report: Report) -> str:
+    """Megabytes kept for the backward pass."""
+    return markdown(*saved_matrix(report))
+
+
+TABLES: dict[str, dict[str, Callable[[Report], str]]] = {
+    "bench": {"medians": medians, "memory": memory, "answers": answers, "conditions": conditions},
+    "train": {"steps": medians, "saved": saved, "conditions": conditions},
 }
 
 
 def refresh(text: str, report: Report) -> str:
     """`text` with every marked part replaced; raises ValueError for a marker that is unknown or has no end."""
-    for name in re.findall(r"<!-- bench:(\w+) -->", text):
-        if name not in TABLES:
-            raise ValueError(f"marker bench:{name} is none of {', '.join(TABLES)}")
-        begin, end = f"<!-- bench:{name} -->", f"<!-- /bench:{name} -->"
+    kind = "train" if trains(report) else "bench"
+    for name in re.findall(rf"<!-- {kind}:(\w+) -->", text):
+        if name not in TABLES[kind]:
+            raise ValueError(f"marker {kind}:{name} is none of {', '.join(TABLES[kind])}")
+        begin, end = f"<!-- {kind}:{name} -->", f"<!-- /{kind}:{name} -->"
         head, _, rest = text.partition(begin)
         _, closing, tail = rest.partition(end)
         if not closing:
-            raise ValueError(f"marker bench:{name} has no {end}")
-        text = f"{head}{begin}\n{TABLES[name](report)}\n{end}{tail}"
+            raise ValueError(f"marker {kind}:{name} has no {end}")
+        text = f"{head}{begin}\n{TABLES[kind][name](report)}\n{end}{tail}"
     return text
 
 

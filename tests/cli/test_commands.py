@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -149,12 +150,19 @@ def test_readme_tables_are_replaced_between_their_markers(networks_file, tmp_pat
     assert readme.read_text() == "<!-- bench:medians -->\nno end\n"
 
 
-def test_every_marker_of_the_readme_is_known():
+@pytest.mark.parametrize("page", ["README.md", "docs/training.md"])
+@pytest.mark.parametrize("kind", ["bench", "train"])
+def test_every_marker_of_the_pages_is_known(page, kind):
     tables = readme_tables()
-    text = (BENCHMARKS.parent / "README.md").read_text()
+    text = (BENCHMARKS.parent / page).read_text()
     state = {"date": "", "device": "", "cores": 0, "system": "", "lightops": "", "isa": "", "python": "", "load": 0}
-    empty = Report(state | {"versions": {}, "command": ""}, {"threads": [1], "dtype": "fp32"})
-    assert tables.refresh(text, empty).count("<!-- bench:") == text.count("<!-- bench:") > 0
+    settings = {"threads": [1], "dtype": "fp32", "train": kind == "train"}
+    fresh = tables.refresh(text, Report(state | {"versions": {}, "command": ""}, settings))
+    for marker in ("bench", "train"):
+        parts = [re.findall(rf"<!-- {marker}:\w+ -->.*?<!-- /{marker}:\w+ -->", t, re.DOTALL) for t in (text, fresh)]
+        assert len(parts[0]) == len(parts[1])
+        assert marker == kind or parts[0] == parts[1]
+    assert text.count("<!-- train:") == 3
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in BENCHMARKS.glob("bench_*.py")))
