@@ -21,5 +21,13 @@ template <> struct Storage<double> {
   template <class F> static void with(DType, const F& f) { f(static_cast<double*>(nullptr)); }
 };
 
+// One value of a tensor, converted.
+LIGHTOPS_INLINE float value_at(const float* p) { return *p; }
+LIGHTOPS_INLINE double value_at(const double* p) { return *p; }
+template <class T> LIGHTOPS_INLINE float value_at(const T* p) { return load_partial(p, 1)[0]; }
+LIGHTOPS_INLINE void set_value(float* p, float v) { *p = v; }
+LIGHTOPS_INLINE void set_value(double* p, double v) { *p = v; }
+template <class T> LIGHTOPS_INLINE void set_value(T* p, float v) { store_partial(p, splat(v), 1); }
+
 }  // namespace LIGHTOPS_ISA
 }  // namespace lightops

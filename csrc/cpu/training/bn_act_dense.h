@@ -121,7 +121,7 @@ template <class C, class Params> void order_weight(const Params& p, int64_t firs
     const auto* from = static_cast<decltype(tag)>(const_cast<void*>(p.weight));
     for (int64_t o = first; o < last; ++o)
       for (int64_t t = 0; t < taps; ++t)
-        for (int64_t i = 0; i < c; ++i) out[(o * taps + t) * c + i] = load_partial(from + (o * c + i) * taps + t, 1)[0];
+        for (int64_t i = 0; i < c; ++i) out[(o * taps + t) * c + i] = value_at(from + (o * c + i) * taps + t);
   });
 }
 

@@ -85,8 +85,8 @@ template <class C> struct WeightGradient {
       for (int64_t o = first; o < last; ++o)
         for (int64_t t = 0; t < taps; ++t)
           for (int64_t c = 0; c < channels; ++c)
-            store_partial(out + (o * channels + c) * taps + t,
-                          splat(dw[exchanged ? (t * channels + c) * outputs + o : (o * taps + t) * channels + c]), 1);
+            set_value(out + (o * channels + c) * taps + t,
+                      dw[exchanged ? (t * channels + c) * outputs + o : (o * taps + t) * channels + c]);
     });
   }
 };
