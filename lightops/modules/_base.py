@@ -91,7 +91,7 @@ class FusedModule(nn.Module):
         image = isinstance(x, Tensor) and x.layout is torch.strided and x.dim() == 4
         forward = Pass(nchw=image and not keeps_channels_last(x, self))
         y = self._train_flow(Flow(x, forward)).materialise()
-        forward.commit()
+        y = forward.commit(y)
         return to_nchw(y) if forward.nchw and y.dim() == 4 else y
 
     def _train_flow(self, flow: Flow) -> Flow:

@@ -156,7 +156,7 @@ class Chain(FusedModule):
     def _train_walk(self, plan: _Plan, x: Tensor, nchw: bool) -> Any:
         forward = Pass(nchw)
         y = self._train_steps(plan.steps, Flow(x, forward)).materialise()
-        forward.commit()
+        y = forward.commit(y)
         return to_nchw(y) if forward.nchw and type(y) is Tensor and y.dim() == 4 else y
 
     def _train_flow(self, flow: Flow) -> Flow:

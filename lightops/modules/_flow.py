@@ -59,9 +59,9 @@ class Pass:
         if norm.tracks:
             self._entries.append((norm.module, mean, var, count))
 
-    def commit(self) -> None:
+    def commit(self, y: Tensor) -> Tensor:
         """`running = (1 - momentum) * running + momentum * batch` with the unbiased variance, once for every norm and
-        use, as `nn.BatchNorm2d` does it.
+        use, as `nn.BatchNorm2d` does it. Returns the forward's result y.
         """
         groups: dict[Any, _Group] = {}
         seen: set[nn.Module] = set()
@@ -80,6 +80,29 @@ class Pass:
                         values.append(value)
             _update(groups)
         self._entries.clear()
+        return _mark_end(y)
+
+
+def _mark_end(y: Tensor) -> Tensor:
+    """Under saved-tensor hooks, y with one more tensor saved for it. torch's checkpoint runs a forward again and leaves
+    it at the last tensor that it needs; stock norms are updated by then, and so are ours.
+    """
+    if torch.compiler.is_compiling() or torch._C._autograd._top_saved_tensors_default_hooks(True) is None:
+        return y
+    return _End.apply(y) if isinstance(y, Tensor) and y.requires_grad else y
+
+
+class _End(torch.autograd.Function):
+    """The identity, which saves an empty tensor."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        ctx.save_for_backward(y.new_empty(0))
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        return dy
 
 
 def _factor(module: nn.Module) -> float:

@@ -100,8 +100,9 @@ def _backward(ctx: Any, dout: Tensor | None, _: None) -> tuple:
     if dout is None:
         return (None,) * 8
     needs = list(ctx.needs_input_grad[:7])
-    grads = list(_backward_op(to_nhwc(dout)[0], *ctx.saved_tensors, ctx.algo, needs))
-    for place, weight in zip((1, 3, 5), ctx.saved_tensors[3:], strict=True):
+    saved = ctx.saved_tensors
+    grads = list(_backward_op(to_nhwc(dout)[0], *saved, ctx.algo, needs))
+    for place, weight in zip((1, 3, 5), saved[3:], strict=True):
         grads[place] = like(grads[place], weight) if needs[place] else None
     return *(g if need else None for g, need in zip(grads, needs, strict=True)), None
 
