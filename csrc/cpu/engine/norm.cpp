@@ -78,7 +78,7 @@ template <class C> Vec<C> slope(Vec<C> z, Act act) {
   store(s, z);
   for (int i = 0; i < kLanes<C>; ++i) {
     if (act == Act::hardswish) {
-      s[i] = s[i] < C(-3) ? C(0) : s[i] <= C(3) ? s[i] / C(3) + C(0.5) : C(1);
+      s[i] = s[i] <= C(-3) ? C(0) : s[i] >= C(3) ? C(1) : s[i] / C(3) + C(0.5);
     } else {
       const C gate = C(1) / (C(1) + exp_of(-s[i]));
       s[i] = gate * (C(1) + s[i] * (C(1) - gate));

@@ -1,0 +1,48 @@
+// Both gradients of a depthwise convolution, row by row of its input, vectorised over channels.
+#pragma once
+
+#include "engine/vec.h"
+
+namespace lightops {
+namespace LIGHTOPS_ISA {
+
+// `u` is the convolution's input, `dy` the gradient of its output. All pixels are dense: `channels` apart.
+template <class C> struct DepthwiseGrad {
+  Window window;
+  int64_t height = 0, width = 0;          // of u
+  int64_t out_height = 0, out_width = 0;  // of dy
+  int64_t channels = 0;
+  const C* weights = nullptr;  // packed
+
+  int64_t taps() const { return window.kernel[0] * window.kernel[1]; }
+  // Elements of packed weights, and of the sums of their gradients.
+  int64_t packed() const { return round_up(channels, kGroup) * taps(); }
+
+  // Rows [first, last) of dy that reach row y of u.
+  int64_t first_row(int64_t y) const {
+    const int64_t reach = y + window.padding[0] - window.dilation[0] * (window.kernel[0] - 1);
+    const int64_t first = reach <= 0 ? 0 : ceil_div(reach, window.stride[0]);
+    return first < out_height ? first : out_height;
+  }
+  int64_t last_row(int64_t y) const {
+    const int64_t last = (y + window.padding[0]) / window.stride[0] + 1;
+    return last < out_height ? last : out_height;
+  }
+};
+
+// Packs dense [channels][taps] weights as the depthwise kernels read them: [ceil(channels / 16)][taps][16], zero filled.
+template <class C> void depthwise_pack(const C* weights, int64_t channels, int64_t taps, C* packed);
+
+// Packed sums of weight gradients back to dense [channels][taps].
+template <class C> void depthwise_unpack(const C* packed, int64_t channels, int64_t taps, C* weights);
+
+// Row y of u meets the same values of dy in both gradients, dy[(y + padding - tap * dilation) / stride]:
+//   du[x] = sum over taps of dy[...] * w[tap]
+//   sum[tap] += sum over x of dy[...] * u[x]           (packed; null: not wanted, and u is not read)
+// so each is loaded once for both. `dy` is row dy_first of dy. Padding is never read: what lies outside does not count,
+// whatever the value it would be multiplied by.
+template <class C>
+void depthwise_grad_row(const DepthwiseGrad<C>& d, const C* dy, int64_t dy_first, int64_t y, const C* u, C* du, C* sum);
+
+}  // namespace LIGHTOPS_ISA
+}  // namespace lightops
