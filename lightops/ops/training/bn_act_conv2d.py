@@ -145,7 +145,8 @@ def like(grad: Tensor, weight: Tensor) -> Tensor:
 
 
 def _supports(arguments: dict[str, Any]) -> str:
-    return "" if arguments["groups"] == 1 else "depthwise convolutions have no kernel"
+    groups, outputs, inputs = arguments["groups"], arguments["weight"].shape[0], arguments["x"].shape[1]
+    return "" if groups == 1 or groups == outputs == inputs else "grouped convolutions have no kernel"
 
 
 _backward_op = define(
