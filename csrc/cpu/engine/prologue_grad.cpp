@@ -32,9 +32,17 @@ void add_columns(const MaskedAdd<C>& m, const T* x, const B* base, int64_t c) {
     store_upto(m.out + i * m.out_stride + c + v * L, out, left);
   };
   if (whole) {
-    for (int64_t i = 0; i < m.pixels; ++i)
+    for (int64_t i = 0; i < m.pixels; ++i) {
+      if (m.ahead) {
+        const int64_t next = c + Vecs * L;
+        for (int64_t b = 0; b < Vecs * kVecBytes; b += kCacheLine) {
+          __builtin_prefetch(reinterpret_cast<const char*>(x + i * m.x_stride + next) + b, 0, 2);
+          if (base) __builtin_prefetch(reinterpret_cast<const char*>(base + i * m.base_stride + next) + b, 1, 2);
+        }
+      }
 #pragma GCC unroll 2
       for (int v = 0; v < Vecs; ++v) pixel(i, v, L);
+    }
   } else {
     for (int64_t i = 0; i < m.pixels; ++i)
       for (int v = 0; v < Vecs; ++v) pixel(i, v, count - v * L);

@@ -36,6 +36,8 @@ template <class C> struct MaskedAdd {
   int64_t pixels = 0, channels = 0;
   C* sum = nullptr;            // [channels], added to
   C* product = nullptr;
+  // The same pixels' next channels are wanted soon: fetched ahead, since a few lines a pixel are no stream to the hardware.
+  bool ahead = false;
 };
 template <class C> void masked_add(const MaskedAdd<C>& m);
 

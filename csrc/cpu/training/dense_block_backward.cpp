@@ -413,6 +413,7 @@ template <class C> struct Body {
     m.channels = width;
     m.sum = sums + first;
     m.product = sums + channels + first;
+    m.ahead = first + kPanel < channels;
     masked_add(m);
   }
 

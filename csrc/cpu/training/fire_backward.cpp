@@ -26,9 +26,9 @@ void load_masked(const void* dout, int64_t dout_stride, const void* y, int64_t y
   });
 }
 
-// Two phases: the gradient of the squeezed tensor and of x by strips of rows; then the weights' gradients, each by slices
-// of pixels and groups of channels, from the squeezed tensor's gradient and the masked dout. Slices depend on the sizes
-// alone and are merged in order.
+// Together: per strip of rows the masked dout is loaded once, and all gradients are taken from it. Apart, where the sums of
+// the 3x3's weight gradient would not stay in L2: first the gradients of the squeezed tensor and of x by strips; then those
+// of the weights, by slices of pixels and groups of channels. Slices depend on the sizes alone and are merged in order.
 template <class C> struct Body {
   const FireTrainBackwardParams& p;
   int64_t tasks = p.parallel.threads;
@@ -36,18 +36,21 @@ template <class C> struct Body {
   int64_t height = p.x.h, width = p.x.w, pixels = p.x.n * height * width;
   int64_t padded_width = width + 2;
   int64_t grain = p.algo == Algo::direct ? 1 : int64_t(p.algo);
-  int64_t slices;
+  int64_t slices = 1;
   int64_t rows;  // of a strip
+  bool together;
 
   static constexpr int64_t kGroup = 2 * kPanel;  // channels whose sums stay in L2 for all of the 3x3's positions
   static constexpr int64_t kStripBytes = 256 << 10;
+  static constexpr int64_t kSumBytes = 320 << 10;
   static constexpr int64_t kRows = 8;            // image rows that the 1x1s' gradients load at a time
 
   explicit Body(const FireTrainBackwardParams& params) : p(params) {
-    slices = pixels / 784 < 1 ? 1 : pixels / 784 > 16 ? 16 : pixels / 784;
+    while (slices < 16 && 2 * slices * 784 <= pixels) slices *= 2;  // a power of two comes out even on most machines
     const int64_t fit = kStripBytes / (padded_width * (expand3 > squeeze ? expand3 : squeeze) * int64_t(sizeof(C))) - 2;
     rows = fit < grain ? grain : fit / grain * grain;
     if (rows > round_up(height, grain)) rows = round_up(height, grain);
+    together = slices > 1 && 16 * squeeze * expand3 * int64_t(sizeof(C)) <= kSumBytes;
   }
 
   StripConv<C> dgrad3() const {
@@ -72,9 +75,11 @@ template <class C> struct Body {
     w.algo = p.algo;
     w.sum_row = expand3;
     w.sum_plane = squeeze * expand3;
-    w.tiles = wgrad3x3_tiles<C>(squeeze, expand3 < kGroup ? expand3 : kGroup);
+    w.tiles = wgrad3x3_tiles<C>(squeeze, group3());
     return w;
   }
+  // Outputs of the 3x3 whose weight gradient is taken at once.
+  int64_t group3() const { return together || expand3 < kGroup ? expand3 : kGroup; }
 
   // A weight's gradient: sums [slice][size] behind each other, and the bias's [slice][outputs].
   struct Sums { C *weight, *bias; int64_t size, outputs; };
@@ -108,7 +113,7 @@ template <class C> struct Body {
     s.ds = arena.take<C>(inner * squeeze);
     s.s = arena.take<C>((most + 2) * padded_width * squeeze);
     s.winograd = arena.take<C>(strip_scratch(dgrad3()));
-    s.domain = arena.take<C>(wgrad3(expand3 < kGroup ? expand3 : kGroup).scratch_elements());
+    s.domain = arena.take<C>(wgrad3(group3()).scratch_elements());
     s.bytes = arena.used();
     return s;
   }
@@ -147,6 +152,8 @@ template <class C> struct Body {
   void strip(int64_t n, int64_t y, int64_t count, const Common& s, const Own& mine) const {
     const int64_t inner = count * width;
     load_d3(n, y - 1, count + 2, 0, expand3, mine.d3);
+    load_d(n, y, count, 0, expand1, mine.d1);
+    if (!p.dsqueeze) return;
     StripConv<C> c = dgrad3();
     c.in = mine.d3;
     c.in_rows = count + 2;
@@ -155,7 +162,6 @@ template <class C> struct Body {
     c.scratch = mine.winograd;
     c.out = mine.ds;
     conv_strip(c);
-    load_d(n, y, count, 0, expand1, mine.d1);
     Gemm<C> g;
     g.inner = inner;
     g.a = mine.d1;
@@ -187,6 +193,21 @@ template <class C> struct Body {
     g.out_inner = p.dx.pixel;
     g.residual = nullptr;
     gemm(g);
+  }
+
+  void strips(const Common& s, char* base) const {
+    const int64_t padded = round_up(height, grain);
+    for_tasks(p.parallel, tasks, [&](int64_t task) {
+      const Own mine = own(base + task * own(nullptr).bytes);
+      const Share part = share(p.x.n * padded, task, tasks, grain);
+      for (int64_t row = part.first, step; row < part.last; row += step) {
+        const int64_t n = row / padded, y = row % padded;
+        step = rows < part.last - row ? rows : part.last - row;
+        if (step > padded - y) step = padded - y;
+        const int64_t count = step < height - y ? step : height - y;
+        if (count > 0) strip(n, y, count, s, mine);
+      }
+    });
   }
 
   // Calls f(n, y, count) for pieces of at most `step` rows of slice number `slice` of all image rows; pieces do not pass
@@ -224,67 +245,106 @@ template <class C> struct Body {
     }
   }
 
+  Wgrad3x3<C> start3(int64_t slice, int64_t first, int64_t count, const Common& s, const Own& mine) const {
+    Wgrad3x3<C> w = wgrad3(count);
+    w.sums = s.three.weight + slice * s.three.size + first;
+    w.scratch = mine.domain;
+    for (int64_t i = 0; i < w.planes() * squeeze; ++i) memset(w.sums + i * expand3, 0, size_t(count) * sizeof(C));
+    return w;
+  }
+
+  // Adds `number` rows from y; d3 holds them, masked, from its row `top` on.
+  void add3(int64_t n, int64_t y, int64_t number, int64_t top, Wgrad3x3<C>* w, const Own& mine, C* bias) const {
+    const int64_t row = padded_width * w->outputs;
+    for (int64_t i = 0; i < number + 2; ++i)
+      load_padded_row<C>(p.squeeze, p.type, n, y - 1 + i, 1, Prologue<C>(), mine.s + i * padded_width * squeeze);
+    wgrad3x3_strip(w, mine.s, mine.d3 + top * row + w->outputs, row, number, width);
+    // The zeros at both sides add nothing.
+    add_bias(mine.d3 + top * row, w->outputs, number * padded_width, w->outputs, bias);
+  }
+
   void weight3(const Common& s, char* base) const {
     for_groups(expand3, [&](int64_t task, int64_t slice, int64_t first, int64_t count) {
       const Own mine = own(base + task * own(nullptr).bytes);
-      Wgrad3x3<C> w = wgrad3(count);
-      w.sums = s.three.weight + slice * s.three.size + first;
-      w.scratch = mine.domain;
-      for (int64_t i = 0; i < w.planes() * squeeze; ++i) memset(w.sums + i * expand3, 0, size_t(count) * sizeof(C));
-      C* bias = s.three.bias + slice * s.three.outputs + first;
+      Wgrad3x3<C> w = start3(slice, first, count, s, mine);
       for_rows(slice, rows, [&](int64_t n, int64_t y, int64_t number) {
-        for (int64_t i = 0; i < number + 2; ++i)
-          load_padded_row<C>(p.squeeze, p.type, n, y - 1 + i, 1, Prologue<C>(), mine.s + i * padded_width * squeeze);
         load_d3(n, y, number, first, count, mine.d3);
-        const int64_t row = padded_width * count;
-        wgrad3x3_strip(&w, mine.s, mine.d3 + count, row, number, width);
-        add_bias(mine.d3, count, number * padded_width, count, bias);  // the zeros at both sides add nothing
+        add3(n, y, number, 0, &w, mine, s.three.bias + slice * s.three.outputs + first);
       });
       wgrad3x3_flush(&w);
     });
   }
 
-  // sums[s][c] += a[p][s] * b[p][c] over the rows of a slice: the squeezed side by broadcast, the wide side by vector.
-  template <class Load> void weight1(const Sums& s, int64_t channels, char* base, const Load& load) const {
-    for_groups(channels, [&](int64_t task, int64_t slice, int64_t first, int64_t count) {
-      const Own mine = own(base + task * own(nullptr).bytes);
-      Wgrad<C> w;
-      w.dw = s.weight + slice * s.size + first;
-      w.dw_row = channels;
-      w.outputs = w.dy_inner = squeeze;
-      w.channels = count;
-      for (int64_t i = 0; i < squeeze; ++i) memset(w.dw + i * channels, 0, size_t(count) * sizeof(C));
-      for_rows(slice, kRows, [&](int64_t n, int64_t y, int64_t number) {
-        w.inner = number * width;
-        load(n, y, number, first, mine, &w, s.bias + slice * s.outputs);
-        wgrad(w);
-      });
-    });
+  // sums[s][c] of one slice, to which rows are added: the squeezed side by broadcast, the wide side by vector.
+  Wgrad<C> start1(const Sums& s, int64_t channels, int64_t slice, int64_t first, int64_t count) const {
+    Wgrad<C> w;
+    w.dw = s.weight + slice * s.size + first;
+    w.dw_row = channels;
+    w.outputs = w.dy_inner = squeeze;
+    w.channels = count;
+    for (int64_t i = 0; i < squeeze; ++i) memset(w.dw + i * channels, 0, size_t(count) * sizeof(C));
+    return w;
+  }
+
+  // Adds rows whose masked d1 is loaded.
+  void add1(int64_t n, int64_t y, int64_t number, Wgrad<C> w, const Own& mine, C* bias) const {
+    w.inner = number * width;
+    w.dy = in_compute_type(p.squeeze, n, y, 0, squeeze, w.inner, mine.s, &w.dy_inner);
+    w.u = mine.d1;
+    w.u_inner = w.channels;
+    w.slack = true;
+    wgrad(w);
+    add_bias(mine.d1, w.channels, w.inner, w.channels, bias);
+  }
+
+  // Adds rows of channels from `first` on of x.
+  void add_first(int64_t n, int64_t y, int64_t number, int64_t first, Wgrad<C> w, const Own& mine, C* bias) const {
+    w.inner = number * width;
+    w.dy = static_cast<const C*>(p.dsqueeze) + (n * height + y) * width * squeeze;
+    w.u = in_compute_type(p.x, n, y, first, w.channels, w.inner, mine.d1, &w.u_inner);
+    w.slack = w.u == mine.d1;
+    wgrad(w);
+    if (first == 0) add_bias(w.dy, squeeze, w.inner, squeeze, bias);
   }
 
   void weight_gradients(const Common& s, char* base) const {
-    const Sums* all[] = {&s.first, &s.one, &s.three};
-    for (const Sums* sums : all)
-      memset(sums->bias, 0, size_t(slices * sums->outputs) * sizeof(C));
     if (p.dw3 || p.db3) weight3(s, base);
     if (p.dw1 || p.db1)
-      weight1(s.one, expand1, base,
-              [&](int64_t n, int64_t y, int64_t number, int64_t first, const Own& mine, Wgrad<C>* w, C* bias) {
-                w->dy = in_compute_type(p.squeeze, n, y, 0, squeeze, w->inner, mine.ds, &w->dy_inner);
-                load_d(n, y, number, first, w->channels, mine.d1);
-                w->u = mine.d1;
-                w->u_inner = w->channels;
-                w->slack = true;
-                add_bias(mine.d1, w->channels, w->inner, w->channels, bias + first);
-              });
+      for_groups(expand1, [&](int64_t task, int64_t slice, int64_t first, int64_t count) {
+        const Own mine = own(base + task * own(nullptr).bytes);
+        const Wgrad<C> w = start1(s.one, expand1, slice, first, count);
+        for_rows(slice, kRows, [&](int64_t n, int64_t y, int64_t number) {
+          load_d(n, y, number, first, count, mine.d1);
+          add1(n, y, number, w, mine, s.one.bias + slice * s.one.outputs + first);
+        });
+      });
     if (p.dws || p.dbs)
-      weight1(s.first, p.x.c, base,
-              [&](int64_t n, int64_t y, int64_t, int64_t first, const Own& mine, Wgrad<C>* w, C* bias) {
-                w->dy = static_cast<const C*>(p.dsqueeze) + (n * height + y) * width * squeeze;
-                w->u = in_compute_type(p.x, n, y, first, w->channels, w->inner, mine.d1, &w->u_inner);
-                w->slack = w->u == mine.d1;
-                if (first == 0) add_bias(w->dy, squeeze, w->inner, squeeze, bias);
-              });
+      for_groups(p.x.c, [&](int64_t task, int64_t slice, int64_t first, int64_t count) {
+        const Own mine = own(base + task * own(nullptr).bytes);
+        const Wgrad<C> w = start1(s.first, p.x.c, slice, first, count);
+        for_rows(slice, kRows, [&](int64_t n, int64_t y, int64_t number) {
+          add_first(n, y, number, first, w, mine, s.first.bias + slice * s.first.outputs);
+        });
+      });
+  }
+
+  void all_gradients(const Common& s, char* base) const {
+    for_tasks(p.parallel, tasks, [&](int64_t task) {
+      const Own mine = own(base + task * own(nullptr).bytes);
+      const Share some = share(slices, task, tasks);
+      for (int64_t slice = some.first; slice < some.last; ++slice) {
+        Wgrad3x3<C> three = start3(slice, 0, expand3, s, mine);
+        const Wgrad<C> one = start1(s.one, expand1, slice, 0, expand1);
+        const Wgrad<C> first = start1(s.first, p.x.c, slice, 0, p.x.c);
+        for_rows(slice, rows, [&](int64_t n, int64_t y, int64_t number) {
+          strip(n, y, number, s, mine);
+          if (p.dw3 || p.db3) add3(n, y, number, 1, &three, mine, s.three.bias + slice * s.three.outputs);
+          if (p.dw1 || p.db1) add1(n, y, number, one, mine, s.one.bias + slice * s.one.outputs);
+          if (p.dws || p.dbs) add_first(n, y, number, 0, first, mine, s.first.bias + slice * s.first.outputs);
+        });
+        wgrad3x3_flush(&three);
+      }
+    });
   }
 
   // Values where they lie, or converted into `scratch`.
@@ -335,22 +395,15 @@ template <class C> struct Body {
   void run() const {
     const Common s = common();
     char* base = static_cast<char*>(p.workspace) + s.bytes;
-    if (p.dsqueeze) {
-      pack(s);
-      const int64_t padded = round_up(height, grain);
-      for_tasks(p.parallel, tasks, [&](int64_t task) {
-        const Own mine = own(base + task * own(nullptr).bytes);
-        const Share part = share(p.x.n * padded, task, tasks, grain);
-        for (int64_t row = part.first, step; row < part.last; row += step) {
-          const int64_t n = row / padded, y = row % padded;
-          step = rows < part.last - row ? rows : part.last - row;
-          if (step > padded - y) step = padded - y;
-          const int64_t count = step < height - y ? step : height - y;
-          if (count > 0) strip(n, y, count, s, mine);
-        }
-      });
+    const Sums* all[] = {&s.first, &s.one, &s.three};
+    for (const Sums* sums : all) memset(sums->bias, 0, size_t(slices * sums->outputs) * sizeof(C));
+    if (p.dsqueeze) pack(s);
+    if (together) {
+      all_gradients(s, base);
+    } else {
+      if (p.dsqueeze) strips(s, base);
+      weight_gradients(s, base);
     }
-    weight_gradients(s, base);
     finish(s);
   }
 };
