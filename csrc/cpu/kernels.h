@@ -13,6 +13,7 @@
 #include "lightops/training/batch_stats.h"
 #include "lightops/training/bn_act.h"
 #include "lightops/training/bn_act_conv2d.h"
+#include "lightops/training/bn_act_max_pool2d.h"
 #include "lightops/training/bn_act_mean.h"
 #include "lightops/training/dense_block.h"
 #include "lightops/training/fire.h"
@@ -25,6 +26,8 @@
   X(bn_act_backward, BnActBackwardParams)                      \
   X(bn_act_conv2d, BnActConv2dParams)                          \
   X(bn_act_conv2d_backward, BnActConv2dBackwardParams)         \
+  X(bn_act_max_pool2d, BnActMaxPool2dParams)                   \
+  X(bn_act_max_pool2d_backward, BnActMaxPool2dBackwardParams)  \
   X(bn_act_mean, BnActMeanParams)                              \
   X(bn_act_mean_backward, BnActMeanBackwardParams)             \
   X(bn_relu_conv2d, BnReluConv2dParams)                        \

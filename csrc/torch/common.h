@@ -127,6 +127,22 @@ inline int64_t pooled_size(int64_t in, int64_t kernel, int64_t stride, int64_t p
   return out;
 }
 
+// Rows and columns of a max-pool's output; `w` has no dilation.
+struct PooledSize {
+  int64_t h, w;
+};
+inline PooledSize check_pool(const char* op, const Window& w, const Nhwc& x, bool ceil_mode) {
+  int64_t size[2];
+  for (int axis = 0; axis < 2; ++axis) {
+    const int64_t in = axis ? x.w : x.h, k = w.kernel[axis], s = w.stride[axis], pad = w.padding[axis];
+    STD_TORCH_CHECK(2 * pad <= k, "lightops::", op, ": 'padding' is ", pad, "; want at most half of 'kernel', ", k);
+    STD_TORCH_CHECK(in > 0 && in + 2 * pad + (ceil_mode ? s - 1 : 0) >= k, "lightops::", op, ": the kernel covers ", k,
+                    axis ? " columns" : " rows", " but the padded input has ", in + 2 * pad);
+    size[axis] = pooled_size(in, k, s, pad, ceil_mode);
+  }
+  return {size[0], size[1]};
+}
+
 // Output rows and columns of a window over x; a kernel larger than the padded input is an error.
 inline void check_fits(const char* op, const Window& w, const Nhwc& x) {
   for (int axis = 0; axis < 2; ++axis) {

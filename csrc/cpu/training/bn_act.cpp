@@ -66,7 +66,7 @@ template <class C> struct Backward {
   void run() const {
     Arena arena(p.workspace);
     const Cut& cut = pass.cut;
-    pass.run(arena, [&](int64_t i) {
+    pass.run(arena, [&](int64_t i, int64_t, const Prologue<C>&) {
       return Pixels{at(p.dy.data, p.type, cut.image(i) * p.dy.image + cut.row(i) * p.dy.pixel), p.type, p.dy.pixel};
     });
   }

@@ -75,7 +75,7 @@ template <class C> struct Backward {
     C* gradient = arena.take<C>(p.x.n * p.x.c);
     load_pixels<C>(p.dy, p.type, p.x.n * p.x.c, 1, p.x.n * p.x.c, Prologue<C>{}, gradient);
     for (int64_t i = 0; i < p.x.n * p.x.c; ++i) gradient[i] /= C(p.x.h * p.x.w);
-    pass.run(arena, [&](int64_t i) { return Pixels{gradient + pass.cut.image(i) * p.x.c, compute_type<C>, 0}; });
+    pass.run(arena, [&](int64_t i, int64_t, const Prologue<C>&) { return Pixels{gradient + pass.cut.image(i) * p.x.c, compute_type<C>, 0}; });
   }
 };
 

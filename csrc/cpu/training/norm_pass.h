@@ -27,7 +27,7 @@ template <class C> struct NormPass {
     return v;
   }
 
-  // du(chunk) gives the gradient's pixels of a chunk.
+  // du(chunk, task, prologue of u) gives the gradient's pixels of a chunk; it may compute them, and is asked in both passes.
   template <class F> void run(Arena& arena, const F& du) const {
     const Vectors v = vectors(arena);
     const int64_t tasks = parallel.threads, c = x.c;
@@ -38,16 +38,22 @@ template <class C> struct NormPass {
     n.mean = static_cast<const C*>(norm.mean);
     n.act = act;
     if (!norm.batch) n.a = v.scale;
+    Prologue<C> u;
+    u.act = act;
+    if (norm.mean) {
+      u.scale = v.scale;
+      u.shift = v.shift;
+    }
     const auto pass = [&](bool sum) {
       for_tasks(parallel, tasks, [&](int64_t task) {
         const Share part = share(cut.count(), task, tasks);
         for (int64_t i = part.first; i < part.last; ++i) {
-          const int64_t row = cut.row(i);
+          const int64_t row = cut.row(i) * cut.width;
           const Pixels in{at(x.data, type, cut.image(i) * x.image + row * x.pixel), type, x.pixel};
           void* out = n.a ? at(dx.data, type, cut.image(i) * dx.image + row * dx.pixel) : nullptr;
           C* sums = sum ? v.parts + i * 2 * c : nullptr;
           if (sums) memset(sums, 0, size_t(2 * c) * sizeof(C));
-          norm_backward<C>(n, in, du(i), cut.pixels(i), c, out, dx.pixel, sums, c);
+          norm_backward<C>(n, in, du(i, task, u), cut.pixels(i), c, out, dx.pixel, sums, c);
         }
       });
     };
