@@ -40,11 +40,13 @@ template <class C> void wgrad(const Wgrad<C>& g);
 
 // Into how many parts the pixels of a weight gradient are cut when its dw is small: each part sums into a dw of its own
 // (cleared by the caller), merged in order afterwards. A function of sizes alone, so that results do not depend on the
-// number of threads.
+// number of threads; a power of two, which comes out even for most of them.
 inline int64_t wgrad_parts(int64_t pixels, int64_t dw_elements) {
-  const int64_t by_pixels = ceil_div(pixels, 4 * kWgradPixels), by_memory = (int64_t(1) << 20) / (dw_elements + 1);
-  const int64_t parts = by_pixels < by_memory ? by_pixels : by_memory;
-  return parts < 1 ? 1 : parts > 16 ? 16 : parts;
+  const int64_t by_pixels = ceil_div(pixels, 2 * kWgradPixels), by_memory = (int64_t(1) << 20) / (dw_elements + 1);
+  const int64_t most = by_pixels < by_memory ? by_pixels : by_memory;
+  int64_t parts = 1;
+  while (parts < 16 && 2 * parts <= most) parts *= 2;
+  return parts;
 }
 
 // parts[0] += parts[1] + ... in order, over elements [first, last); parts are `stride` elements apart.

@@ -42,21 +42,37 @@ template <class C> struct Source {
     pointwise = one_tap && !pool;
     padded_width = pool ? y_w : x.w + 2 * window.padding[1];
     span = window.dilation[0] * (window.kernel[0] - 1) + 1;
-    const int64_t fit = kScratchBytes / 2 / int64_t(sizeof(C));  // the other half is for y, its gradient, or Winograd
     if (pointwise) {
-      // Whole tiles; few enough that a chunk of y and its gradient lie in L2 too, enough chunks for many threads.
-      int64_t step = fit / (x.c > y.c ? x.c : y.c) / kMaxRows * kMaxRows;
-      step = step < kMaxRows ? kMaxRows : step > 40 * kMaxRows ? 40 * kMaxRows : step;
+      // A chunk of u, y and its gradient should lie in L2. Where the weights are the larger part they stream past once a
+      // chunk, and longer chunks are better.
+      const int64_t wide = x.c > y.c ? x.c : y.c, pixels = x.n * x.h * x.w;
+      const bool heavy = x.c * y.c > pixels * y.c;
+      const int64_t fit = (heavy ? kScratchBytes : kScratchBytes / 2) / int64_t(sizeof(C)) / wide;
+      const int64_t most = fit < kMaxRows ? kMaxRows : fit > 40 * kMaxRows ? 40 * kMaxRows : fit;
       const bool line = one_line(x) && one_line(y);
-      cut = line ? Cut{1, x.n * x.h * x.w, 1, step} : Cut{x.n, x.h * x.w, 1, step};
+      cut = line ? Cut{1, pixels, 1, even_step(pixels, most)} : Cut{x.n, x.h * x.w, 1, most};
     } else {
-      const int64_t row = padded_width * x.c;
+      const int64_t row = padded_width * x.c, fit = kScratchBytes / 2 / int64_t(sizeof(C));
       int64_t step = pool ? fit / row : (fit / row - span) / window.stride[0] + 1;
       step = step / grain * grain;
       if (step < grain) step = grain;
       if (step > round_up(y_h, grain)) step = round_up(y_h, grain);
       cut = Cut{x.n, y_h, y_w, step};
     }
+  }
+
+  // Chunks of equal size whose number comes out even for most numbers of threads, unless they would be shorter than two
+  // tiles of the product.
+  static int64_t even_step(int64_t pixels, int64_t most) {
+    int64_t count = ceil_div(pixels, most);
+    for (int64_t grain = 16; grain > 1; grain /= 2) {
+      const int64_t even = round_up(count, grain);
+      if (pixels / even >= 2 * kMaxRows && even < 2 * count) {
+        count = even;
+        break;
+      }
+    }
+    return ceil_div(pixels, count);
   }
 
   bool in_place() const { return type == compute_type<C>; }  // y's gradient needs no conversion
@@ -72,12 +88,12 @@ template <class C> struct Source {
     return cut.image(chunk) * t.image + cut.row(chunk) * (pointwise ? t.pixel : t.row());
   }
 
-  // The gradient of a chunk of y in the compute type.
-  Strip<C> gradient(const Nhwc& dy, int64_t chunk, C* scratch) const {
-    const void* from = at(dy.data, type, offset(dy, chunk));
+  // Outputs [first, first + count) of the gradient of a chunk of y in the compute type.
+  Strip<C> gradient(const Nhwc& dy, int64_t chunk, int64_t first, int64_t count, C* scratch) const {
+    const void* from = at(dy.data, type, offset(dy, chunk) + first);
     if (in_place()) return {static_cast<const C*>(from), dy.row(), dy.pixel, false};
-    load_pixels<C>(from, type, dy.pixel, cut.pixels(chunk), dy.c, Prologue<C>{}, scratch);
-    return {scratch, y_w * dy.c, dy.c, true};
+    load_pixels<C>(from, type, dy.pixel, cut.pixels(chunk), count, Prologue<C>{}, scratch);
+    return {scratch, y_w * count, count, true};
   }
 
   // Channels [first, first + count) of u under a chunk; the prologue is that of all channels.

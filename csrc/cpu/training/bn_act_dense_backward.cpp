@@ -91,12 +91,12 @@ template <class C> struct Backward {
       const Share mine = share(weight.parts, task, tasks);
       for (int64_t k = mine.first; k < mine.last; ++k) {
         C* dw = s.dw + k * weight.size;
-        weight.clear(0, channels, dw);
+        weight.clear(weight.block(0), dw);
         const Share part = share(source.cut.count(), k, weight.parts);
         for (int64_t i = part.first; i < part.last; ++i) {
-          const Strip<C> dy = source.gradient(p.dy, i, o.dy);
+          const Strip<C> dy = source.gradient(p.dy, i, 0, outputs, o.dy);
           input.chunk(i, dy, s.packed, norm(s), {0, input.panels()}, o.input, s.sums + i * 2 * channels);
-          weight.chunk(i, prologue(s), dy, 0, channels, o.weight.u, dw);
+          weight.chunk(i, prologue(s), dy, weight.block(0), o.weight.u, dw);
         }
       }
     });
@@ -112,7 +112,7 @@ template <class C> struct Backward {
       const Share panel = share(panels, by_panel ? task : 0, by_panel ? tasks : 1);
       if (panel.size() == 0) return;
       for (int64_t i = part.first; i < part.last; ++i)
-        input.chunk(i, product ? source.gradient(p.dy, i, o.dy) : Strip<C>{}, s.packed, norm(s), panel, o.input,
+        input.chunk(i, product ? source.gradient(p.dy, i, 0, outputs, o.dy) : Strip<C>{}, s.packed, norm(s), panel, o.input,
                     s.sums + i * 2 * channels);
     });
   }
@@ -123,13 +123,13 @@ template <class C> struct Backward {
     each_task(base, [&](int64_t task, const Own& o) {
       const Share mine = share(weight.by_block() ? weight.blocks() : weight.parts, task, tasks);
       for (int64_t k = mine.first; k < mine.last; ++k) {
-        const int64_t first = weight.by_block() ? k * weight.block : 0;
-        const int64_t count = channels - first < weight.block ? channels - first : weight.block;
+        const auto block = weight.block(weight.by_block() ? k : 0);
         const Share part = weight.by_block() ? Share{0, chunks} : share(chunks, k, weight.parts);
         C* dw = weight.by_block() ? s.dw : s.dw + k * weight.size;
-        weight.clear(first, count, dw);
+        weight.clear(block, dw);
         for (int64_t i = part.first; i < part.last; ++i)
-          weight.chunk(i, prologue(s), from.gradient(p.dy, i, o.weight.dy), first, count, o.weight.u, dw);
+          weight.chunk(i, prologue(s), from.gradient(p.dy, i, block.output, block.outputs, o.weight.dy), block, o.weight.u,
+                       dw);
       }
     });
   }

@@ -16,40 +16,55 @@ template <class C> struct WeightGradient {
   const bool exchanged = channels < 16 && outputs >= 16;
   Source<C> source;
   int64_t parts;  // of the pixels, each with a dw of its own
-  int64_t block;  // channels of dw that are summed up at a time, when there is one part: what stays in L2
+  // dw is summed up a block of outputs x channels at a time: with one part, what stays in L2, else all of it.
+  int64_t block_outputs = outputs, block_channels = channels;
 
   WeightGradient(const BnActConv2dBackwardParams& params, const Source<C>& from) : p(params), source(from) {
-    const int64_t panels = ceil_div(channels, kPanel), most = wgrad_parts(source.cut.total(), size);
-    parts = most >= 8 || panels < 4 ? most : 1;
-    if (parts > source.cut.count()) parts = source.cut.count();
-    block = channels;
-    if (parts > 1 || exchanged) return;
-    block = kScratchBytes / 2 / int64_t(sizeof(C)) / (outputs * taps) / kPanel * kPanel;
-    if (block < kPanel) block = kPanel;
-    // A block's strip is narrow: longer chunks, so that dw is not updated more often than the product itself does.
-    if (source.pointwise && source.cut.step < kWgradPixels) source.cut.step = kWgradPixels;
+    parts = wgrad_parts(source.cut.total(), size);
+    while (parts > source.cut.count()) parts /= 2;
+    if (parts >= 8 || exchanged || channels < 4 * kPanel) return;
+    // Some eight blocks at least, to share; a value of u is read for every block of outputs, one of dy for every block of
+    // channels.
+    parts = 1;
+    if (block_outputs > kBlock) block_outputs = kBlock;
+    block_channels = round_up(ceil_div(channels * ceil_div(outputs, block_outputs), 8), kPanel);
+    const int64_t most = taps == 1 ? kBlock : kPanel;
+    if (block_channels > most) block_channels = most;
+    if (block_channels > channels) block_channels = channels;
+    // Chunks so long that dw is not updated more often than the product itself does.
+    if (source.pointwise) source.cut.step = kWgradPixels;
   }
 
-  bool by_block() const { return parts == 1 && !exchanged; }
-  int64_t blocks() const { return ceil_div(channels, block); }
+  static constexpr int64_t kBlock = 256;
+  bool by_block() const { return block_outputs < outputs || block_channels < channels; }
+  int64_t across() const { return ceil_div(channels, block_channels); }
+  int64_t blocks() const { return ceil_div(outputs, block_outputs) * across(); }
+
+  struct Block { int64_t output, outputs, channel, channels; };
+  Block block(int64_t i) const {
+    const int64_t o = i / across() * block_outputs, c = i % across() * block_channels;
+    return {o, outputs - o < block_outputs ? outputs - o : block_outputs, c,
+            channels - c < block_channels ? channels - c : block_channels};
+  }
 
   struct Own { C *u, *dy; };
   Own own(Arena& arena) const {
     Own o;
-    o.u = arena.take<C>(source.elements(block));
-    o.dy = arena.take<C>(source.in_place() ? 0 : source.cut.step * source.cut.width * outputs);
+    o.u = arena.take<C>(source.elements(block_channels));
+    o.dy = arena.take<C>(source.in_place() ? 0 : source.cut.step * source.cut.width * block_outputs);
     return o;
   }
 
-  void clear(int64_t first, int64_t count, C* dw) const {
-    if (exchanged || count == channels) memset(dw, 0, size_t(size) * sizeof(C));
+  void clear(const Block& b, C* dw) const {
+    if (!by_block()) memset(dw, 0, size_t(size) * sizeof(C));
     else
-      for (int64_t k = 0; k < outputs * taps; ++k) memset(dw + k * channels + first, 0, size_t(count) * sizeof(C));
+      for (int64_t k = b.output * taps; k < (b.output + b.outputs) * taps; ++k)
+        memset(dw + k * channels + b.channel, 0, size_t(b.channels) * sizeof(C));
   }
 
-  // Adds a chunk's part of channels [first, first + count) to dw.
-  void chunk(int64_t i, const Prologue<C>& prologue, const Strip<C>& dy, int64_t first, int64_t count, C* scratch, C* dw) const {
-    const Strip<C> u = source.load(i, prologue, first, count, scratch);
+  // Adds a chunk's part of a block to dw; dy holds the block's outputs.
+  void chunk(int64_t i, const Prologue<C>& prologue, const Strip<C>& dy, const Block& b, C* scratch, C* dw) const {
+    const Strip<C> u = source.load(i, prologue, b.channel, b.channels, scratch);
     const Window& w = p.window;
     Wgrad<C> g;
     g.outer = source.outer(i);
@@ -66,9 +81,9 @@ template <class C> struct WeightGradient {
         g.dw = dw + t * channels * outputs;
         g.dw_row = outputs;
       } else {
-        g.dy = dy.data, g.dy_outer = dy.row, g.dy_inner = dy.pixel, g.outputs = outputs;
-        g.u = from, g.u_outer = outer, g.u_inner = inner, g.channels = count, g.slack = u.slack;
-        g.dw = dw + t * channels + first;
+        g.dy = dy.data, g.dy_outer = dy.row, g.dy_inner = dy.pixel, g.outputs = b.outputs;
+        g.u = from, g.u_outer = outer, g.u_inner = inner, g.channels = b.channels, g.slack = u.slack;
+        g.dw = dw + (b.output * taps + t) * channels + b.channel;
         g.dw_row = depth;
       }
       wgrad(g);
