@@ -14,19 +14,17 @@ from pathlib import Path
 
 import click
 import torch
-from common import NotFused, append, fused
-from torch import Tensor, nn
+from common import NotFused, append
+from training import CONTESTANTS, LIMIT, Pass
 
 from lightops.bench import machine
 from lightops.bench.memory import allocation, saved_for_backward
 from lightops.bench.runner import interleave
 from lightops.bench.tables import number
-from lightops.bench.training import Gradients, distance, make_memory_efficient
+from lightops.bench.training import distance
 from lightops.cli._console import Integers, console, table
 from lightops.networks.densenet import DenseBlock
 
-# Stock channels_last itself is up to 2% from float64 in a whole network; a single block much less.
-_LIMIT = 0.02
 _COLOURS = {"torch eager NHWC": "#7f7f7f", "memory_efficient": "#7f9fc4", "lightops": "#d1495b"}
 
 
@@ -62,36 +60,6 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 }
 
 
-class _Pass:
-    """Forward and backward of a block with a fixed random upstream gradient."""
-
-    def __init__(self, block: nn.Module, x: Tensor, upstream: Tensor) -> None:
-        self.block, self.upstream = block.train(), upstream
-        self.x = x.clone(memory_format=torch.channels_last).requires_grad_()
-
-    def __call__(self) -> None:
-        self.block(self.x).backward(self.upstream)
-        self.x.grad = None
-        self.block.zero_grad(set_to_none=True)
-
-    def forward(self) -> Tensor:
-        return self.block(self.x)
-
-    def gradients(self) -> Gradients:
-        self.block(self.x).backward(self.upstream)
-        found = {name: p.grad.double() for name, p in self.block.named_parameters()} | {"x": self.x.grad.double()}
-        self.x.grad = None
-        self.block.zero_grad(set_to_none=True)
-        return found
-
-
-CONTESTANTS: dict[str, Callable[[nn.Module], nn.Module]] = {
-    "torch eager NHWC": lambda block: block,
-    "memory_efficient": lambda block: make_memory_efficient(nn.Sequential(block))[0],
-    "lightops": fused,
-}
-
-
 def measure(layers: int, batch: int, side: int, growth: int, threads: int, seconds: float) -> list[Row]:
     """Readies, verifies, weighs and times the contestants at one depth."""
     torch.manual_seed(0)
@@ -99,13 +67,13 @@ def measure(layers: int, batch: int, side: int, growth: int, threads: int, secon
     block = DenseBlock(layers, channels, growth)
     x = torch.randn(batch, channels, side, side).contiguous(memory_format=torch.channels_last)
     upstream = torch.randn(batch, channels + layers * growth, side, side).contiguous(memory_format=torch.channels_last)
-    exact = _Pass(copy.deepcopy(block).double(), x.double(), upstream.double()).gradients()
+    exact = Pass(copy.deepcopy(block).double(), x.double(), upstream.double()).gradients()
     passes, errors = {}, {}
     for name, ready in CONTESTANTS.items():
         mine = ready(copy.deepcopy(block).train()).to(memory_format=torch.channels_last)
-        passes[name] = _Pass(mine, x, upstream)
+        passes[name] = Pass(mine, x, upstream)
         errors[name] = distance(passes[name].gradients(), exact)
-        if not errors[name] <= _LIMIT:
+        if not errors[name] <= LIMIT:
             raise click.ClickException(f"L = {layers}: the gradients of {name} are wrong: {errors[name]:.1e}")
     timings = interleave(passes, seconds)
     buffer = upstream.numel() * upstream.element_size() / 1e6

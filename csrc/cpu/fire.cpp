@@ -73,8 +73,8 @@ template <class C> struct Body {
   }
   int64_t workspace() const { return shared_bytes() + tasks * task_bytes(); }
 
-  // Squeezed rows [top, top + count) of image n, zeros outside, into padded rows. Of these, the rows in `own` are kept.
-  void squeeze_rows(int64_t n, int64_t top, int64_t count, C* strip, C* input, Share own) const {
+  // Squeezed rows [top, top + count) of image n, zeros outside, into padded rows.
+  void squeeze_rows(int64_t n, int64_t top, int64_t count, C* strip, C* input) const {
     for (int64_t i = 0; i < count; ++i) {
       C* row = strip + i * row_elements;
       const bool inside = top + i >= 0 && top + i < p.x.h;
@@ -101,10 +101,6 @@ template <class C> struct Body {
     s.out_pixel = squeeze;
     s.scratch = input;
     pointwise(s);
-    if (!p.kept.data) return;
-    for (int64_t y = own.first > top ? own.first : top; y < own.last && y < top + count; ++y)
-      store_values<C>(strip + (y - top) * row_elements + squeeze, p.x.w * squeeze, p.type,
-                      at(p.kept.data, p.type, n * p.kept.image + y * p.kept.row()));
   }
 
   // Panels are numbered through both expansions: first those of the 1x1, then those of the 3x3.
@@ -148,8 +144,7 @@ template <class C> struct Body {
           for_tasks(p.parallel, tasks, [&](int64_t task) {
             Arena arena(base + task * task_bytes());
             const Share part = share(count + 2, task, tasks);
-            squeeze_rows(n, y - 1 + part.first, part.size(), shared + part.first * row_elements, scratch(arena).input,
-                         {y, y + count});
+            squeeze_rows(n, y - 1 + part.first, part.size(), shared + part.first * row_elements, scratch(arena).input);
           });
           for_tasks(p.parallel, tasks, [&](int64_t task) {
             Arena arena(base + task * task_bytes());
@@ -170,7 +165,7 @@ template <class C> struct Body {
         if (step > height - y) step = height - y;
         const int64_t count = step < p.x.h - y ? step : p.x.h - y;
         if (count <= 0) continue;
-        squeeze_rows(n, y - 1, count + 2, s.strip, s.input, {y, y + count});
+        squeeze_rows(n, y - 1, count + 2, s.strip, s.input);
         expand_rows(n, y, count, s.strip, s.winograd, {0, panels1 + panels3});
       }
     });

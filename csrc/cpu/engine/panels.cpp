@@ -4,26 +4,28 @@ namespace lightops {
 namespace LIGHTOPS_ISA {
 namespace {
 
-// rows[k][column] = data[column * output_stride + k * depth_stride], columns past the last output zero.
-template <class C> void gather(const WeightView<C>& w, const C* data, int64_t panel, int64_t row_stride, C* rows) {
+// rows[k][column] = data[column * output_stride + k * depth_stride] for k in [first, last); columns past the last output
+// are zero.
+template <class C>
+void gather(const WeightView<C>& w, const C* data, int64_t panel, int64_t first, int64_t last, C* rows) {
   const int64_t base = panel * kPanel, left = w.outputs - base;
   const int64_t count = left < kPanel ? left : kPanel;
   const C* from = data + base * w.output_stride;
   if (w.output_stride == 1) {
-    for (int64_t k = 0; k < w.depth; ++k) {
-      C* to = rows + k * row_stride;
+    for (int64_t k = first; k < last; ++k) {
+      C* to = rows + k * kPanel;
       for (int64_t o = 0; o < count; ++o) to[o] = from[k * w.depth_stride + o];
       for (int64_t o = count; o < kPanel; ++o) to[o] = 0;
     }
     return;
   }
   // Sixteen rows at a time: each output's run of them is one cache line where the depth is contiguous.
-  for (int64_t k0 = 0; k0 < w.depth; k0 += 16) {
-    const int64_t last = k0 + 16 < w.depth ? k0 + 16 : w.depth;
+  for (int64_t k0 = first; k0 < last; k0 += 16) {
+    const int64_t end = k0 + 16 < last ? k0 + 16 : last;
     for (int64_t o = 0; o < count; ++o)
-      for (int64_t k = k0; k < last; ++k) rows[k * row_stride + o] = from[o * w.output_stride + k * w.depth_stride];
+      for (int64_t k = k0; k < end; ++k) rows[k * kPanel + o] = from[o * w.output_stride + k * w.depth_stride];
     for (int64_t o = count; o < kPanel; ++o)
-      for (int64_t k = k0; k < last; ++k) rows[k * row_stride + o] = 0;
+      for (int64_t k = k0; k < end; ++k) rows[k * kPanel + o] = 0;
   }
 }
 
@@ -39,8 +41,8 @@ template <class V> LIGHTOPS_INLINE void filter_1d(const V (&w)[3], V half, V (&t
 }  // namespace
 
 template <class C> void pack_panels1x1(const WeightView<C>& w, int64_t first, int64_t last, C* packed) {
-  for (int64_t panel = first; panel < last; ++panel)
-    gather(w, w.data, panel, kPanel, packed + panel * w.depth * kPanel);
+  for (int64_t panel = 0; panel * kPanel < w.outputs; ++panel)
+    gather(w, w.data, panel, first, last, packed + panel * w.depth * kPanel);
 }
 
 template <class C> void pack_panels3x3(const WeightView<C>& w, Algo algo, int64_t first, int64_t last, C* packed) {
@@ -48,15 +50,15 @@ template <class C> void pack_panels3x3(const WeightView<C>& w, Algo algo, int64_
   const int64_t matrix = round_up(w.outputs, kPanel) * w.depth;
   C* direct = packed + (algo == Algo::winograd2 ? 16 * matrix : 0);
   const Vec<C> half = splat(C(0.5));
-  for (int64_t panel = first; panel < last; ++panel) {
+  for (int64_t panel = 0; panel * kPanel < w.outputs; ++panel) {
     C* taps = direct + panel * 9 * w.depth * kPanel;
     for (int64_t t = 0; t < 9; ++t) {
       const int64_t source = w.flip ? 8 - t : t;
-      gather(w, w.data + source / 3 * w.tap_stride[0] + source % 3 * w.tap_stride[1], panel, kPanel,
+      gather(w, w.data + source / 3 * w.tap_stride[0] + source % 3 * w.tap_stride[1], panel, first, last,
              taps + t * w.depth * kPanel);
     }
     if (algo != Algo::winograd2) continue;
-    for (int64_t k = 0; k < w.depth; ++k) {
+    for (int64_t k = first; k < last; ++k) {
       for (int64_t o = 0; o < kPanel; o += L) {
         Vec<C> columns[3][4];  // columns[x]: kernel column x transformed
         for (int x = 0; x < 3; ++x) {

@@ -32,10 +32,11 @@ inline int64_t panels3x3_elements(int64_t outputs, int64_t depth, Algo algo) {
   return round_up(outputs, kPanel) * depth * (algo == Algo::winograd2 ? 25 : 9);
 }
 
-// Panels [first, last) of a 1x1: packed[panel][k][32].
+// Rows [first, last) of the depth of a 1x1, of all panels: packed[panel][k][32]. Threads share the depth: a convolution of
+// few outputs has but one panel.
 template <class C> void pack_panels1x1(const WeightView<C>& w, int64_t first, int64_t last, C* packed);
 
-// Panels [first, last) of a 3x3, direct or for F(2x2, 3x3) (with the direct form behind it).
+// The same of a 3x3, direct or for F(2x2, 3x3) (with the direct form behind it).
 template <class C> void pack_panels3x3(const WeightView<C>& w, Algo algo, int64_t first, int64_t last, C* packed);
 
 }  // namespace LIGHTOPS_ISA

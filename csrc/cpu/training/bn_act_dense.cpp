@@ -68,7 +68,6 @@ template <class C> struct Forward {
         order_weight<C>(p, part.first, part.last, s.weight);
       });
     for_tasks(p.parallel, tasks, [&](int64_t task) {
-      const Share part = share(panels, task, tasks);
       WeightView<C> w;
       w.data = ordered ? static_cast<const C*>(p.weight) : s.weight;
       w.outputs = outputs;
@@ -77,6 +76,7 @@ template <class C> struct Forward {
       w.depth = algo == Algo::direct ? depth : channels;
       w.tap_stride[0] = p.window.kernel[1] * channels;
       w.tap_stride[1] = channels;
+      const Share part = share(w.depth, task, tasks, 8);
       if (algo == Algo::direct) pack_panels1x1(w, part.first, part.last, s.packed);
       else pack_panels3x3(w, algo, part.first, part.last, s.packed);
     });

@@ -130,13 +130,11 @@ template <class C> struct Body {
 
   void pack(int64_t layer, const Common& s) const {
     const DenseTrainLayer& l = p.layer[layer];
-    const int64_t panels1 = p.bottleneck ? ceil_div(p.bottleneck, kPanel) : 0, panels3 = ceil_div(p.growth, kPanel);
     for_tasks(p.parallel, tasks, [&](int64_t task) {
-      const Share one = share(panels1, task, tasks), three = share(panels3, tasks - 1 - task, tasks);
-      if (one.size() > 0)
+      const Share one = share(prefix(layer), task, tasks, 16), three = share(inputs3(layer), task, tasks, 16);
+      if (p.bottleneck)
         pack_panels1x1(weight_view<C>(l.weight1, p.bottleneck, prefix(layer)), one.first, one.last, s.weight1);
-      if (three.size() > 0)
-        pack_panels3x3(weight_view<C>(l.weight2, p.growth, inputs3(layer)), p.algo, three.first, three.last, s.weight2);
+      pack_panels3x3(weight_view<C>(l.weight2, p.growth, inputs3(layer)), p.algo, three.first, three.last, s.weight2);
     });
   }
   void run1(int64_t layer, const Common& s, char* base) const {

@@ -165,13 +165,11 @@ template <class C> struct Body {
 
   void pack(int64_t layer, const Common& s) const {
     const DenseTrainLayer& l = f.layer[layer];
-    const int64_t panels1 = f.bottleneck ? ceil_div(prefix(layer), kPanel) : 0, panels3 = ceil_div(channels3(layer), kPanel);
     for_tasks(p.parallel, tasks, [&](int64_t task) {
-      const Share one = share(panels1, task, tasks), three = share(panels3, tasks - 1 - task, tasks);
-      if (one.size() > 0)
+      const Share one = share(f.bottleneck, task, tasks, 8), three = share(f.growth, task, tasks, 8);
+      if (f.bottleneck)
         pack_panels1x1(transposed_view<C>(l.weight1, prefix(layer), f.bottleneck), one.first, one.last, s.weight1);
-      if (three.size() > 0)
-        pack_panels3x3(transposed_view<C>(l.weight2, channels3(layer), f.growth), f.algo, three.first, three.last, s.weight2);
+      pack_panels3x3(transposed_view<C>(l.weight2, channels3(layer), f.growth), f.algo, three.first, three.last, s.weight2);
     });
   }
 

@@ -45,7 +45,7 @@ template <class C> struct InputGradient {
   int64_t packed_elements() const {
     return way == Way::turned ? panels3x3_elements(channels, outputs, algo) : panels1x1_elements(depth, outputs);
   }
-  // Weights for the products, from [outputs][taps][channels]; tasks share the panels.
+  // Weights for the products, from [outputs][taps][channels]; tasks share the depth.
   void pack(const C* weight, int64_t task, int64_t tasks, C* packed) const {
     WeightView<C> w;
     w.data = weight;
@@ -56,7 +56,7 @@ template <class C> struct InputGradient {
     w.tap_stride[0] = 3 * channels;
     w.tap_stride[1] = channels;
     w.flip = true;
-    const Share part = share(ceil_div(w.outputs, kPanel), task, tasks);
+    const Share part = share(w.depth, task, tasks, 8);
     if (way == Way::turned) pack_panels3x3(w, algo, part.first, part.last, packed);
     else pack_panels1x1(w, part.first, part.last, packed);
   }

@@ -15,7 +15,7 @@ namespace {
 // The inference kernel on weights packed here: nothing of Fire waits on statistics of the batch.
 template <class C> struct Body {
   const FireTrainParams& p;
-  int64_t squeeze = p.squeeze.c, expand3 = p.out.c - p.expand1;
+  int64_t squeeze = p.squeeze, expand3 = p.out.c - p.expand1;
 
   explicit Body(const FireTrainParams& params) : p(params) {}
 
@@ -33,7 +33,6 @@ template <class C> struct Body {
     FireParams f;
     f.x = p.x;
     f.out = p.out;
-    f.kept = p.squeeze;
     f.type = p.type;
     f.squeeze = w.ws;
     f.squeeze_bias = p.bs;
@@ -56,13 +55,12 @@ template <class C> struct Body {
 
   void run() const {
     const Packed w = packed();
-    const int64_t tasks = p.parallel.threads, panels3 = ceil_div(expand3, kPanel);
+    const int64_t tasks = p.parallel.threads;
     for_tasks(p.parallel, tasks, [&](int64_t task) {
-      const Share three = share(panels3, task, tasks);
-      pack_panels3x3(weight_view<C>(p.w3, expand3, squeeze), p.algo, three.first, three.last, w.w3);
-      if (task != tasks - 1) return;
-      pack_panels1x1(weight_view<C>(p.ws, squeeze, p.x.c), 0, ceil_div(squeeze, kPanel), w.ws);
-      pack_panels1x1(weight_view<C>(p.w1, p.expand1, squeeze), 0, ceil_div(p.expand1, kPanel), w.w1);
+      const Share wide = share(p.x.c, task, tasks, 8), narrow = share(squeeze, task, tasks, 8);
+      pack_panels1x1(weight_view<C>(p.ws, squeeze, p.x.c), wide.first, wide.last, w.ws);
+      pack_panels1x1(weight_view<C>(p.w1, p.expand1, squeeze), narrow.first, narrow.last, w.w1);
+      pack_panels3x3(weight_view<C>(p.w3, expand3, squeeze), p.algo, narrow.first, narrow.last, w.w3);
     });
     LIGHTOPS_ISA::fire_cpu(inference(w));
   }

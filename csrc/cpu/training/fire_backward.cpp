@@ -32,10 +32,11 @@ void load_masked(const void* dout, int64_t dout_stride, const void* y, int64_t y
 template <class C> struct Body {
   const FireTrainBackwardParams& p;
   int64_t tasks = p.parallel.threads;
-  int64_t squeeze = p.squeeze.c, expand1 = p.expand1, expand3 = p.out.c - p.expand1;
+  int64_t squeeze = p.squeeze_channels, expand1 = p.expand1, expand3 = p.out.c - p.expand1;
   int64_t height = p.x.h, width = p.x.w, pixels = p.x.n * height * width;
   int64_t padded_width = width + 2;
   int64_t grain = p.algo == Algo::direct ? 1 : int64_t(p.algo);
+  Nhwc kept{p.squeeze, p.x.n, height, width, squeeze, squeeze, height * width * squeeze};  // the squeezed tensor
   int64_t slices = 1;
   int64_t rows;  // of a strip
   bool together;
@@ -83,7 +84,7 @@ template <class C> struct Body {
 
   // A weight's gradient: sums [slice][size] behind each other, and the bias's [slice][outputs].
   struct Sums { C *weight, *bias; int64_t size, outputs; };
-  struct Common { C *ws, *w1, *w3; Sums first, one, three; int64_t bytes; };
+  struct Common { C *again, *ws, *w1, *w3; Sums first, one, three; int64_t bytes; };
   Common common() const {
     Arena arena(p.workspace);
     const auto sums = [&](int64_t size, int64_t outputs) {
@@ -93,6 +94,7 @@ template <class C> struct Body {
       return s;
     };
     Common s;
+    s.again = arena.take<C>(panels1x1_elements(squeeze, p.x.c));
     s.ws = arena.take<C>(panels1x1_elements(p.x.c, squeeze));
     s.w1 = arena.take<C>(panels1x1_elements(squeeze, expand1));
     s.w3 = arena.take<C>(panels3x3_elements(squeeze, expand3, p.algo));
@@ -102,7 +104,7 @@ template <class C> struct Body {
     s.bytes = arena.used();
     return s;
   }
-  struct Own { C *d3, *d1, *ds, *s, *winograd, *domain; int64_t bytes; };
+  struct Own { C *d3, *d1, *ds, *s, *input, *winograd, *domain; int64_t bytes; };
   Own own(char* base) const {
     Arena arena(base);
     const int64_t most = rows > kRows ? rows : kRows, inner = most * width;
@@ -112,6 +114,7 @@ template <class C> struct Body {
     s.d1 = arena.take<C>(inner * wide);
     s.ds = arena.take<C>(inner * squeeze);
     s.s = arena.take<C>((most + 2) * padded_width * squeeze);
+    s.input = arena.take<C>(pointwise_scratch<C>(p.x.c, width));
     s.winograd = arena.take<C>(strip_scratch(dgrad3()));
     s.domain = arena.take<C>(wgrad3(group3()).scratch_elements());
     s.bytes = arena.used();
@@ -120,13 +123,44 @@ template <class C> struct Body {
   int64_t workspace() const { return common().bytes + tasks * own(nullptr).bytes; }
 
   void pack(const Common& s) const {
-    const int64_t panels = ceil_div(squeeze, kPanel);
     for_tasks(p.parallel, tasks, [&](int64_t task) {
-      const Share three = share(panels, task, tasks), first = share(ceil_div(p.x.c, kPanel), task, tasks);
-      if (three.size() > 0)
-        pack_panels3x3(transposed_view<C>(p.w3, squeeze, expand3), p.algo, three.first, three.last, s.w3);
-      if (first.size() > 0) pack_panels1x1(transposed_view<C>(p.ws, p.x.c, squeeze), first.first, first.last, s.ws);
-      if (task == tasks - 1) pack_panels1x1(transposed_view<C>(p.w1, squeeze, expand1), 0, panels, s.w1);
+      const Share one = share(expand1, task, tasks, 8), three = share(expand3, task, tasks, 8);
+      const Share first = share(squeeze, task, tasks, 8), again = share(p.x.c, task, tasks, 8);
+      pack_panels1x1(weight_view<C>(p.ws, squeeze, p.x.c), again.first, again.last, s.again);
+      if (!p.dsqueeze) return;
+      pack_panels1x1(transposed_view<C>(p.ws, p.x.c, squeeze), first.first, first.last, s.ws);
+      pack_panels1x1(transposed_view<C>(p.w1, squeeze, expand1), one.first, one.last, s.w1);
+      pack_panels3x3(transposed_view<C>(p.w3, squeeze, expand3), p.algo, three.first, three.last, s.w3);
+    });
+  }
+
+  // The squeezed tensor once more: a tenth of the forward pass, for 6 of SqueezeNet's 104 MB that it would keep.
+  void squeeze_again(const Common& s, char* base) const {
+    for_tasks(p.parallel, tasks, [&](int64_t task) {
+      const Own mine = own(base + task * own(nullptr).bytes);
+      const Share part = share(p.x.n * height, task, tasks);
+      for (int64_t row = part.first, count; row < part.last; row += count) {
+        const int64_t n = row / height, y = row % height;
+        count = part.last - row < height - y ? part.last - row : height - y;
+        Pointwise<C> one;
+        one.x = at(p.x.data, p.type, n * p.x.image + y * p.x.row());
+        one.type = p.type;
+        one.rows = count;
+        one.width = width;
+        one.x_row = p.x.row();
+        one.x_pixel = p.x.pixel;
+        one.channels = p.x.c;
+        one.weights = s.again;
+        one.bias = static_cast<const C*>(p.bs);
+        one.outputs = squeeze;
+        one.act = Act::relu;
+        one.out = static_cast<C*>(p.squeeze) + row * width * squeeze;
+        one.out_type = compute_type<C>;
+        one.out_row = width * squeeze;
+        one.out_pixel = squeeze;
+        one.scratch = mine.input;
+        pointwise(one);
+      }
     });
   }
 
@@ -175,14 +209,12 @@ template <class C> struct Body {
     g.residual_inner = squeeze;
     gemm(g);
     C* ds = static_cast<C*>(p.dsqueeze) + (n * height + y) * width * squeeze;
-    Storage<C>::with(p.type, [&](auto* kept) {
-      kept = static_cast<decltype(kept)>(p.squeeze.data) + n * p.squeeze.image + y * p.squeeze.row();
-      for (int64_t i = 0; i < inner * squeeze; i += kLanes<C>) {
-        const int64_t left = inner * squeeze - i;
-        const Vec<C> positive = load_upto(kept + i, left), v = load_upto(mine.ds + i, left);
-        store_upto(ds + i, positive <= Vec<C>{} ? Vec<C>{} : v, left);
-      }
-    });
+    const C* positive = squeezed(n, y);
+    for (int64_t i = 0; i < inner * squeeze; i += kLanes<C>) {
+      const int64_t left = inner * squeeze - i;
+      const Vec<C> v = load_upto(mine.ds + i, left);
+      store_upto(ds + i, load_upto(positive + i, left) <= Vec<C>{} ? Vec<C>{} : v, left);
+    }
     if (!p.dx.data) return;
     g.a = ds;
     g.a_inner = g.length = squeeze;
@@ -257,7 +289,7 @@ template <class C> struct Body {
   void add3(int64_t n, int64_t y, int64_t number, int64_t top, Wgrad3x3<C>* w, const Own& mine, C* bias) const {
     const int64_t row = padded_width * w->outputs;
     for (int64_t i = 0; i < number + 2; ++i)
-      load_padded_row<C>(p.squeeze, p.type, n, y - 1 + i, 1, Prologue<C>(), mine.s + i * padded_width * squeeze);
+      load_padded_row<C>(kept, compute_type<C>, n, y - 1 + i, 1, Prologue<C>(), mine.s + i * padded_width * squeeze);
     wgrad3x3_strip(w, mine.s, mine.d3 + top * row + w->outputs, row, number, width);
     // The zeros at both sides add nothing.
     add_bias(mine.d3 + top * row, w->outputs, number * padded_width, w->outputs, bias);
@@ -289,7 +321,7 @@ template <class C> struct Body {
   // Adds rows whose masked d1 is loaded.
   void add1(int64_t n, int64_t y, int64_t number, Wgrad<C> w, const Own& mine, C* bias) const {
     w.inner = number * width;
-    w.dy = in_compute_type(p.squeeze, n, y, 0, squeeze, w.inner, mine.s, &w.dy_inner);
+    w.dy = squeezed(n, y);
     w.u = mine.d1;
     w.u_inner = w.channels;
     w.slack = true;
@@ -301,8 +333,16 @@ template <class C> struct Body {
   void add_first(int64_t n, int64_t y, int64_t number, int64_t first, Wgrad<C> w, const Own& mine, C* bias) const {
     w.inner = number * width;
     w.dy = static_cast<const C*>(p.dsqueeze) + (n * height + y) * width * squeeze;
-    w.u = in_compute_type(p.x, n, y, first, w.channels, w.inner, mine.d1, &w.u_inner);
-    w.slack = w.u == mine.d1;
+    const void* x = at(p.x.data, p.type, n * p.x.image + y * p.x.row() + first);
+    if (p.type == compute_type<C>) {
+      w.u = static_cast<const C*>(x);
+      w.u_inner = p.x.pixel;
+    } else {
+      load_pixels<C>(x, p.type, p.x.pixel, w.inner, w.channels, Prologue<C>(), mine.d1);
+      w.u = mine.d1;
+      w.u_inner = w.channels;
+      w.slack = true;
+    }
     wgrad(w);
     if (first == 0) add_bias(w.dy, squeeze, w.inner, squeeze, bias);
   }
@@ -347,15 +387,7 @@ template <class C> struct Body {
     });
   }
 
-  // Values where they lie, or converted into `scratch`.
-  const C* in_compute_type(const Nhwc& x, int64_t n, int64_t y, int64_t first, int64_t channels, int64_t count, C* scratch,
-                           int64_t* stride) const {
-    const void* from = at(x.data, p.type, n * x.image + y * x.row() + first);
-    *stride = p.type == compute_type<C> ? x.pixel : channels;
-    if (p.type == compute_type<C>) return static_cast<const C*>(from);
-    load_pixels<C>(from, p.type, x.pixel, count, channels, Prologue<C>(), scratch);
-    return scratch;
-  }
+  const C* squeezed(int64_t n, int64_t y) const { return static_cast<const C*>(p.squeeze) + (n * height + y) * width * squeeze; }
 
   void finish(const Common& s) const {
     for_tasks(p.parallel, tasks, [&](int64_t task) {
@@ -397,7 +429,8 @@ template <class C> struct Body {
     char* base = static_cast<char*>(p.workspace) + s.bytes;
     const Sums* all[] = {&s.first, &s.one, &s.three};
     for (const Sums* sums : all) memset(sums->bias, 0, size_t(slices * sums->outputs) * sizeof(C));
-    if (p.dsqueeze) pack(s);
+    pack(s);
+    squeeze_again(s, base);
     if (together) {
       all_gradients(s, base);
     } else {

@@ -8,7 +8,6 @@ namespace lightops {
 struct FireParams {
   Nhwc x;                          // [N, H, W, C]
   Nhwc out;                        // [N, H, W, E1 + E3]
-  Nhwc kept;                       // [N, H, W, S]: where s goes as well, for training; null data: nowhere
   DType type = DType::f32;
   const void* squeeze = nullptr;   // packed [S, C, 1, 1]
   const void* squeeze_bias = nullptr;

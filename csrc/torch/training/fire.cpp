@@ -32,15 +32,15 @@ const void* bias_of(const char* op, const char* name, const OptionalTensor& b, c
   return keep->back().data_ptr();
 }
 
-template <class P> int64_t work_of(const P& p) {
+template <class P> int64_t work_of(const P& p, int64_t squeeze) {
   const int64_t expand3 = p.out.c - p.expand1;
-  return p.x.n * p.x.h * p.x.w * p.squeeze.c * (p.x.c + p.expand1 + 9 * expand3);
+  return p.x.n * p.x.h * p.x.w * squeeze * (p.x.c + p.expand1 + 9 * expand3);
 }
 
 }  // namespace
 
-std::tuple<Tensor, Tensor> fire_train(Tensor x, Tensor ws, OptionalTensor bs, Tensor w1, OptionalTensor b1, Tensor w3,
-                                      OptionalTensor b3, int64_t algo) {
+Tensor fire_train(Tensor x, Tensor ws, OptionalTensor bs, Tensor w1, OptionalTensor b1, Tensor w3, OptionalTensor b3,
+                  int64_t algo) {
   const char* op = "fire_train";
   FireTrainParams p;
   std::vector<Tensor> keep;
@@ -57,19 +57,18 @@ std::tuple<Tensor, Tensor> fire_train(Tensor x, Tensor ws, OptionalTensor bs, Te
   p.b1 = bias_of(op, "b1", b1, x, p.expand1, &keep);
   p.b3 = bias_of(op, "b3", b3, x, expand3, &keep);
   Tensor out = new_image(p.x.n, p.expand1 + expand3, p.x.h, p.x.w, x.scalar_type());
-  Tensor kept = new_image(p.x.n, squeeze, p.x.h, p.x.w, x.scalar_type());
-  if (out.numel() == 0) return {out, kept};
+  if (out.numel() == 0) return out;
   p.out = image_of(op, "out", out);
-  p.squeeze = image_of(op, "squeeze", kept);
-  p.parallel = parallel_for_work(work_of(p));
+  p.squeeze = squeeze;
+  p.parallel = parallel_for_work(work_of(p, squeeze));
   p.workspace = workspace(fire_train_workspace(p));
   fire_train_cpu(p);
-  return {out, kept};
+  return out;
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> fire_train_backward(Tensor dout, Tensor x, Tensor squeeze,
-                                                                                       Tensor out, Tensor ws, Tensor w1,
-                                                                                       Tensor w3, int64_t algo,
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> fire_train_backward(Tensor dout, Tensor x, Tensor out,
+                                                                                       Tensor ws, OptionalTensor bs,
+                                                                                       Tensor w1, Tensor w3, int64_t algo,
                                                                                        std::vector<bool> needs) {
   const char* op = "fire_train_backward";
   FireTrainBackwardParams p;
@@ -86,14 +85,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> fire_train_ba
   p.w3 = weight_of(op, "w3", w3, scalar, {expand3, channels, 3, 3}, &keep);
   check_type(op, "dout", dout, x);
   check_type(op, "out", out, x);
-  check_type(op, "squeeze", squeeze, x);
   check_size(op, "dout", dout, {p.x.n, p.expand1 + expand3, p.x.h, p.x.w});
   check_size(op, "out", out, {p.x.n, p.expand1 + expand3, p.x.h, p.x.w});
-  check_size(op, "squeeze", squeeze, {p.x.n, channels, p.x.h, p.x.w});
   p.dout = image_of(op, "dout", dout);
   p.out = image_of(op, "out", out);
-  p.squeeze = image_of(op, "squeeze", squeeze);
-  STD_TORCH_CHECK(p.squeeze.pixel == channels, "lightops::", op, ": 'squeeze' must be dense");
+  p.bs = bias_of(op, "bs", bs, x, channels, &keep);
+  p.squeeze_channels = channels;
   STD_TORCH_CHECK(needs.size() == 7, "lightops::", op, ": 'needs' must hold 7 flags: x, ws, bs, w1, b1, w3, b3");
 
   Tensor dx = needs[0] ? new_image(p.x.n, p.x.c, p.x.h, p.x.w, scalar) : new_vector(0, scalar);
@@ -117,10 +114,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> fire_train_ba
     for (size_t i = 0; i < 6; ++i)
       if (needs[i + 1]) *places[i] = grads[i].data_ptr();
     const bool through = needs[0] || needs[1] || needs[2];
-    Tensor dsqueeze = on_huge_pages(new_vector(through ? p.x.n * p.x.h * p.x.w * channels : 0, compute));
+    const int64_t narrow = p.x.n * p.x.h * p.x.w * channels;
+    Tensor squeeze = new_vector(narrow, compute), dsqueeze = new_vector(through ? narrow : 0, compute);
+    p.squeeze = squeeze.data_ptr();
     if (through) p.dsqueeze = dsqueeze.data_ptr();
     if (needs[0]) p.dx = image_of(op, "dx", dx);
-    p.parallel = parallel_for_work(2 * work_of(p));
+    p.parallel = parallel_for_work(2 * work_of(p, channels));
     p.workspace = workspace(fire_train_backward_workspace(p));
     fire_train_backward_cpu(p);
   }
@@ -131,10 +130,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> fire_train_ba
 
 STABLE_TORCH_LIBRARY_FRAGMENT(lightops, m) {
   m.def(
-      "fire_train(Tensor x, Tensor ws, Tensor? bs, Tensor w1, Tensor? b1, Tensor w3, Tensor? b3, int algo) -> (Tensor out, "
-      "Tensor squeeze)");
+      "fire_train(Tensor x, Tensor ws, Tensor? bs, Tensor w1, Tensor? b1, Tensor w3, Tensor? b3, int algo) -> Tensor");
   m.def(
-      "fire_train_backward(Tensor dout, Tensor x, Tensor squeeze, Tensor out, Tensor ws, Tensor w1, Tensor w3, int algo, "
+      "fire_train_backward(Tensor dout, Tensor x, Tensor out, Tensor ws, Tensor? bs, Tensor w1, Tensor w3, int algo, "
       "bool[] needs) -> (Tensor dx, Tensor dws, Tensor dbs, Tensor dw1, Tensor db1, Tensor dw3, Tensor db3)");
 }
 STABLE_TORCH_LIBRARY_IMPL(lightops, CPU, m) {

@@ -1,4 +1,4 @@
-"""`fire_train`: a Fire module that keeps its squeezed tensor for backward."""
+"""`fire_train`: a Fire module that keeps its input and its result, and squeezes again for backward."""
 
 from typing import Any
 
@@ -24,31 +24,31 @@ def fire_train(
     winograd: int = 2,
 ) -> Tensor:
     """`concat(relu(conv(s, w1) + b1), relu(conv(s, w3, padding=1) + b3))` with `s = relu(conv(x, ws) + bs)`: the Fire
-    module of SqueezeNet (arXiv 1602.07360). Saves x, s and the result, whose signs are the masks.
+    module of SqueezeNet (arXiv 1602.07360). Saves x and the result, whose signs are the masks;
+    s is computed again.
 
     Shapes: x `[N, C, H, W]`, any strides; ws `[S, C, 1, 1]`, w1 `[E1, S, 1, 1]`, w3 `[E3, S, 3, 3]`, biases as wide as
     their outputs; result `[N, E1 + E3, H, W]`, channels innermost.
     dtypes: float32, float64, bfloat16, float16 of all tensors alike; sums in float32 (float64).
     Differentiable in every tensor.
     """
-    return _op(to_nhwc(x)[0], ws, bs, w1, b1, w3, b3, winograd)[0]
+    return _op(to_nhwc(x)[0], ws, bs, w1, b1, w3, b3, winograd)
 
 
-def _reference(*args: Any) -> tuple[Tensor, Tensor]:
-    return tuple(to_nhwc(t)[0] for t in reference.fire_train(*args))
+def _reference(*args: Any) -> Tensor:
+    return to_nhwc(reference.fire_train(*args))[0]
 
 
-def _fake(x: Tensor, ws: Tensor, bs: Any, w1: Tensor, b1: Any, w3: Tensor, b3: Any, algo: int) -> tuple[Tensor, Tensor]:
-    n, _, *size = x.shape
-    return innermost(x, (n, w1.shape[0] + w3.shape[0], *size)), innermost(x, (n, ws.shape[0], *size))
+def _fake(x: Tensor, ws: Tensor, bs: Any, w1: Tensor, b1: Any, w3: Tensor, b3: Any, algo: int) -> Tensor:
+    return innermost(x, (x.shape[0], w1.shape[0] + w3.shape[0], *x.shape[2:]))
 
 
 def _backward_reference(
     dout: Tensor,
     x: Tensor,
-    squeeze: Tensor,
     out: Tensor,
     ws: Tensor,
+    bs: Tensor | None,
     w1: Tensor,
     w3: Tensor,
     algo: int,
@@ -62,6 +62,7 @@ def _backward_reference(
     def expanded(s: Tensor, w1: Tensor, b1: Tensor, w3: Tensor, b3: Tensor) -> Tensor:
         return torch.cat((torch.conv2d(s, w1, b1), torch.conv2d(s, w3, b3, padding=1)), 1)
 
+    squeeze = torch.conv2d(x, ws, bs).relu()
     bs, b1, b3 = (w.new_zeros(w.shape[0]) for w in (ws, w1, w3))
     first = any(needs[:3])
     ds, *rest = differentiate(expanded, [squeeze, w1, b1, w3, b3], [first, *needs[3:]], dout * (out > 0))
@@ -75,9 +76,9 @@ def _backward_reference(
 def _backward_fake(
     dout: Tensor,
     x: Tensor,
-    squeeze: Tensor,
     out: Tensor,
     ws: Tensor,
+    bs: Tensor | None,
     w1: Tensor,
     w3: Tensor,
     algo: int,
@@ -88,35 +89,30 @@ def _backward_fake(
     return (dx, *(x.new_empty(shape if need else 0) for shape, need in zip(shapes, needs[1:], strict=True)))
 
 
-def _setup(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-    x, ws, _, w1, _, w3, _, ctx.algo = inputs
-    out, squeeze = output
-    ctx.save_for_backward(x, squeeze, out, ws, w1, w3)
-    ctx.mark_non_differentiable(squeeze)
-    ctx.set_materialize_grads(False)
+def _setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    x, ws, bs, w1, _, w3, _, ctx.algo = inputs
+    ctx.save_for_backward(x, output, ws, bs, w1, w3)
 
 
-def _backward(ctx: Any, dout: Tensor | None, _: None) -> tuple:
-    if dout is None:
-        return (None,) * 8
+def _backward(ctx: Any, dout: Tensor) -> tuple:
     needs = list(ctx.needs_input_grad[:7])
-    saved = ctx.saved_tensors
-    grads = list(_backward_op(to_nhwc(dout)[0], *saved, ctx.algo, needs))
-    for place, weight in zip((1, 3, 5), saved[3:], strict=True):
+    x, out, ws, bs, w1, w3 = ctx.saved_tensors
+    grads = list(_backward_op(to_nhwc(dout)[0], x, out, ws, bs, w1, w3, ctx.algo, needs))
+    for place, weight in zip((1, 3, 5), (ws, w1, w3), strict=True):
         grads[place] = like(grads[place], weight) if needs[place] else None
     return *(g if need else None for g, need in zip(grads, needs, strict=True)), None
 
 
 _backward_op = define(
     "fire_train_backward",
-    "(Tensor dout, Tensor x, Tensor squeeze, Tensor out, Tensor ws, Tensor w1, Tensor w3, int algo, bool[] needs) -> "
+    "(Tensor dout, Tensor x, Tensor out, Tensor ws, Tensor? bs, Tensor w1, Tensor w3, int algo, bool[] needs) -> "
     "(Tensor dx, Tensor dws, Tensor dbs, Tensor dw1, Tensor db1, Tensor dw3, Tensor db3)",
     _backward_reference,
     _backward_fake,
 )
 _op = define(
     "fire_train",
-    f"(Tensor x, {_WEIGHTS}, int algo) -> (Tensor out, Tensor squeeze)",
+    f"(Tensor x, {_WEIGHTS}, int algo) -> Tensor",
     _reference,
     _fake,
     casts=("x", "ws", "bs", "w1", "b1", "w3", "b3"),

@@ -1,4 +1,4 @@
-"""The Fire module in training: its forward, which keeps the squeeze output beside the result."""
+"""The Fire module in training: its forward."""
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +14,11 @@ def fire_train(
     w3: Tensor,
     b3: Tensor | None,
     algo: int = 0,
-) -> tuple[Tensor, Tensor]:
-    """`s = relu(conv(x, ws) + bs)`; returns `concat(relu(conv(s, w1) + b1), relu(conv(s, w3, padding=1) + b3))` and s.
+) -> Tensor:
+    """`concat(relu(conv(s, w1) + b1), relu(conv(s, w3, padding=1) + b3))` with `s = relu(conv(x, ws) + bs)`.
 
-    x `[N, C, H, W]`, ws `[S, C, 1, 1]`, w1 `[E1, S, 1, 1]`, w3 `[E3, S, 3, 3]`. Only the first result has a derivative.
-    `algo` is for kernels: the tile of the 3x3's Winograd.
+    x `[N, C, H, W]`, ws `[S, C, 1, 1]`, w1 `[E1, S, 1, 1]`, w3 `[E3, S, 3, 3]`. `algo` is for kernels: the tile of the
+    3x3's Winograd.
     """
     s = F.relu(F.conv2d(x, ws, bs))
-    out = torch.cat((F.relu(F.conv2d(s, w1, b1)), F.relu(F.conv2d(s, w3, b3, padding=1))), 1)
-    return out, s.detach()
+    return torch.cat((F.relu(F.conv2d(s, w1, b1)), F.relu(F.conv2d(s, w3, b3, padding=1))), 1)

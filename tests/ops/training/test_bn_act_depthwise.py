@@ -344,9 +344,7 @@ class TestContract:
             op(x, *flat, weight[:32], None, *geometry, True)
         with pytest.raises(RuntimeError, match="bn_act_conv2d: 'pool' needs a 1x1"):
             op(x, *flat, weight, None, [1, 1], [1, 1], [1, 1], 33, True, True)
-        with pytest.raises(
-            RuntimeError, match="'mean' must be a contiguous CPU tensor of float32 with 33"
-        ):
+        with pytest.raises(RuntimeError, match="'mean' must be a contiguous CPU tensor of float32 with 33"):
             op(x, flat[0][:4], *flat[1:], weight, None, *geometry, True)
         with pytest.raises(RuntimeError, match=r"bn_act_conv2d_backward: 'dy' has shape .* want \[2, 33, 9, 11\]"):
             torch.ops.lightops.bn_act_conv2d_backward(x[..., :5], x, *flat, weight, *geometry, True, EVERYTHING)

@@ -55,31 +55,35 @@ def double(t: Tensor | None) -> Tensor | None:
     return None if t is None else t.double()
 
 
-def check_forward(args: tuple, algo: int, out: Tensor, squeeze: Tensor) -> None:
+def squeezed(args: tuple) -> Tensor:
+    return F.conv2d(args[0].double(), args[1].double(), double(args[2])).relu()
+
+
+def check_forward(args: tuple, algo: int, out: Tensor) -> None:
     x, ws, bs, w1, b1, w3, b3 = map(double, args)
-    size = F.conv2d(x.abs(), ws.abs()) + row(bs).abs()
-    bounded(squeeze, F.conv2d(x, ws, bs).relu(), size, ws[0].numel())
-    s = squeeze.double()
+    s, size = squeezed(args), F.conv2d(x.abs(), ws.abs()) + row(bs).abs()
     expected = torch.cat((F.conv2d(s, w1, b1), F.conv2d(s, w3, b3, padding=1)), 1).relu()
-    one, three = F.conv2d(s, w1.abs()) + row(b1).abs(), conv3_magnitude(s, w3, algo) + row(b3).abs()
+    one, three = F.conv2d(size, w1.abs()) + row(b1).abs(), conv3_magnitude(size, w3, algo) + row(b3).abs()
     bounded(out, expected, torch.cat((one, three), 1), w3[0].numel())
 
 
-def backward_truth(dout: Tensor, args: tuple, algo: int, out: Tensor, squeeze: Tensor) -> tuple[list, list]:
+def backward_truth(dout: Tensor, args: tuple, algo: int, out: Tensor) -> tuple[list, list]:
     """Gradients from the tensors that the kernel kept, and their magnitudes, in float64."""
-    x, ws, _, w1, _, w3, _ = map(double, args)
-    s, d = squeeze.double(), dout.double() * (out > 0)
+    x, ws, bs, w1, _, w3, _ = map(double, args)
+    s, d = squeezed(args), dout.double() * (out > 0)
+    positive = s > 0
     results = []
     for size in (False, True):
         if size:
             x, ws, w1, w3, d = x.abs(), ws.abs(), w1.abs(), w3.abs(), d.abs()
+            s = F.conv2d(x, ws) + row(bs).abs()
         d1, d3 = d[:, : len(w1)], d[:, len(w1) :]
         through = F.conv_transpose2d(d3, w3, padding=1)
         dw3 = torch.nn.grad.conv2d_weight(s, w3.shape, d3, padding=1)
         if size and algo:
             through = torch.maximum(through, winograd_magnitude(d3, w3.transpose(0, 1).flip(2, 3), 2, (1, 1)))
             dw3 = torch.maximum(dw3, winograd_wgrad_magnitude(s, d3))
-        ds = (F.conv_transpose2d(d1, w1) + through) * (squeeze > 0)
+        ds = (F.conv_transpose2d(d1, w1) + through) * positive
         results.append(
             [
                 F.conv_transpose2d(ds, ws),
@@ -94,12 +98,10 @@ def backward_truth(dout: Tensor, args: tuple, algo: int, out: Tensor, squeeze: T
     return results[0], results[1]
 
 
-def native(x: Tensor, args: tuple, algo: int, dout: Tensor | None = None, needs=(True,) * 7):
-    out, squeeze = run("fire_train", x, *args[1:], algo)
-    if dout is None:
-        return out, squeeze
-    _, ws, _, w1, _, w3, _ = args
-    return out, squeeze, run("fire_train_backward", dout, x, squeeze, out, ws, w1, w3, algo, list(needs))
+def native(x: Tensor, args: tuple, algo: int, dout: Tensor, needs=(True,) * 7) -> tuple[Tensor, tuple]:
+    out = run("fire_train", x, *args[1:], algo)
+    _, ws, bs, w1, _, w3, _ = args
+    return out, run("fire_train_backward", dout, x, out, ws, bs, w1, w3, algo, list(needs))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -114,11 +116,11 @@ class TestFire:
             dout = upstream((n, e1 + e3, h, w), dtype, i)
             x, d = sliced(args[0]), sliced(dout)
             with isa(name):
-                out, squeeze, grads = native(x.tensor, args, algo, d.tensor)
+                out, grads = native(x.tensor, args, algo, d.tensor)
             x.check_unchanged("x")
             d.check_unchanged("dout")
-            check_forward(args, algo, out, squeeze)
-            expected, size = backward_truth(dout, args, algo, out, squeeze)
+            check_forward(args, algo, out)
+            expected, size = backward_truth(dout, args, algo, out)
             terms = max(n * h * w, 9 * e3)
             for actual, want, s in zip(grads, expected, size, strict=True):
                 assert actual.dtype == dtype
@@ -134,12 +136,11 @@ class TestFire:
                 args = (whole((n, c, h, w), 1, 1, dtype), *weights)
                 dout = whole((n, e1 + e3, h, w), 1, 2, dtype)
                 with isa(name):
-                    out, squeeze, grads = native(args[0], args, algo, dout)
+                    out, grads = native(args[0], args, algo, dout)
                 x, ws, bs, w1, b1, w3, b3 = map(double, args)
                 inner = F.conv2d(x, ws, bs).relu()
-                exact(squeeze, inner)
                 exact(out, torch.cat((F.conv2d(inner, w1, b1), F.conv2d(inner, w3, b3, padding=1)), 1).relu())
-                for actual, want in zip(grads, backward_truth(dout, args, algo, out, squeeze)[0], strict=True):
+                for actual, want in zip(grads, backward_truth(dout, args, algo, out)[0], strict=True):
                     exact(actual, want)
 
     def test_unwanted_gradients(self, name, dtype):
@@ -147,9 +148,9 @@ class TestFire:
         args = draw((2, 9, 6, 5, 7, 11, 18), dtype)
         dout = upstream((2, 29, 6, 5), dtype)
         with isa(name):
-            *_, grads = native(args[0], args, 0, dout)
+            _, grads = native(args[0], args, 0, dout)
             for i in range(7):
-                *_, found = native(args[0], args, 0, dout, [j == i for j in range(7)])
+                _, found = native(args[0], args, 0, dout, [j == i for j in range(7)])
                 for j, actual in enumerate(found):
                     assert bitwise_equal(actual, grads[j]) if j == i else actual.numel() == 0, NAMES[j]
 
@@ -160,21 +161,20 @@ class TestFire:
 def test_does_not_depend_on_threads(shape):
     args = draw(shape, torch.float32)
     check_threads("fire_train", *args, 2)
-    out, squeeze = run("fire_train", *args, 2)
+    out = run("fire_train", *args, 2)
     dout = upstream(tuple(out.shape), torch.float32)
-    check_threads("fire_train_backward", dout, args[0], squeeze, out, args[1], args[3], args[5], 2, [True] * 7)
+    check_threads("fire_train_backward", dout, args[0], out, *args[1:4], args[5], 2, [True] * 7)
 
 
 def test_nan_passes_the_masks():
     """As through torch's own ReLU: NaN in an output counts as positive."""
     args = draw((1, 6, 5, 5, 4, 8, 8), torch.float32)
     args[0][0, 2, 2, 2] = float("nan")
-    out, squeeze, grads = native(args[0], args, 2, upstream((1, 16, 5, 5), torch.float32))
+    out, grads = native(args[0], args, 2, upstream((1, 16, 5, 5), torch.float32))
     leaves = [a.detach().requires_grad_() for a in args]
     s = F.conv2d(leaves[0], leaves[1], leaves[2]).relu()
     expected = torch.cat((F.conv2d(s, leaves[3], leaves[4]), F.conv2d(s, leaves[5], leaves[6], padding=1)), 1).relu()
     assert torch.equal(out.isnan(), expected.isnan())
-    assert torch.equal(squeeze.isnan(), s.isnan())
     for actual, want in zip(
         grads, torch.autograd.grad(expected, leaves, upstream((1, 16, 5, 5), torch.float32)), strict=True
     ):
@@ -183,9 +183,8 @@ def test_nan_passes_the_masks():
 
 def test_empty_batch():
     args = draw((2, 6, 5, 5, 4, 8, 8), torch.float32)
-    out, squeeze, grads = native(args[0][:0], args, 2, torch.empty(0, 16, 5, 5))
+    out, grads = native(args[0][:0], args, 2, torch.empty(0, 16, 5, 5))
     assert out.shape == (0, 16, 5, 5)
-    assert squeeze.shape == (0, 4, 5, 5)
     assert grads[0].shape == (0, 6, 5, 5)
     assert not any(g.any() for g in grads)
 
@@ -201,11 +200,10 @@ def test_errors():
         op(*args[:4], args[2], *args[5:], 2)
     with pytest.raises(RuntimeError, match="'w3' has scalar type"):
         op(*args[:5], args[5].double(), args[6], 2)
-    out, squeeze = op(*args, 2)
-    weights = (args[1], args[3], args[5])
+    out, weights = op(*args, 2), (*args[1:4], args[5])
     with pytest.raises(RuntimeError, match="'needs' must hold 7 flags"):
-        back(out, args[0], squeeze, out, *weights, 2, [True])
+        back(out, args[0], out, *weights, 2, [True])
     with pytest.raises(RuntimeError, match="'dout' has shape"):
-        back(out[:, :3], args[0], squeeze, out, *weights, 2, [True] * 7)
-    with pytest.raises(RuntimeError, match="'squeeze' has shape"):
-        back(out, args[0], out, out, *weights, 2, [True] * 7)
+        back(out[:, :3], args[0], out, *weights, 2, [True] * 7)
+    with pytest.raises(RuntimeError, match="'out' has shape"):
+        back(out, args[0], out[:, :3], *weights, 2, [True] * 7)
