@@ -38,9 +38,9 @@ struct Pitch {
     hold_integer(five);
     hold_integer(seven);
   }
-  LIGHTOPS_INLINE int64_t times(int j) const {
-    return j < 0     ? -times(-j)
-           : j == 3  ? three
+  LIGHTOPS_INLINE int64_t times(int j) const { return j < 0 ? -ahead(-j) : ahead(j); }
+  LIGHTOPS_INLINE int64_t ahead(int j) const {
+    return j == 3    ? three
            : j == 5  ? five
            : j == 6  ? 2 * three
            : j == 7  ? seven

@@ -11,18 +11,25 @@ namespace LIGHTOPS_ISA {
 namespace {
 
 // out[p][c] = dout where y > 0; NaN counts as positive, as in torch's threshold.
+template <bool Whole, class C, class T>
+void mask_pixels(const T* dout, int64_t dout_stride, const T* y, int64_t y_stride, int64_t pixels, int64_t channels, C* out) {
+  constexpr int64_t L = kLanes<C>;
+  for (int64_t i = 0; i < pixels; ++i, dout += dout_stride, y += y_stride, out += channels)
+    for (int64_t c = 0; c < channels; c += L) {
+      const int64_t left = Whole ? L : channels - c;
+      const Vec<C> g = load_upto(dout + c, left), v = load_upto(y + c, left);
+      store_upto(out + c, v <= Vec<C>{} ? Vec<C>{} : g, left);
+    }
+}
+
 template <class C>
 void load_masked(const void* dout, int64_t dout_stride, const void* y, int64_t y_stride, DType type, int64_t pixels,
                  int64_t channels, C* out) {
   Storage<C>::with(type, [&](auto* d) {
     d = static_cast<decltype(d)>(const_cast<void*>(dout));
     const auto* value = static_cast<decltype(d)>(const_cast<void*>(y));
-    for (int64_t i = 0; i < pixels; ++i)
-      for (int64_t c = 0; c < channels; c += kLanes<C>) {
-        const int64_t left = channels - c;
-        const Vec<C> g = load_upto(d + i * dout_stride + c, left), v = load_upto(value + i * y_stride + c, left);
-        store_upto(out + i * channels + c, v <= Vec<C>{} ? Vec<C>{} : g, left);
-      }
+    if (channels % kLanes<C> == 0) mask_pixels<true>(d, dout_stride, value, y_stride, pixels, channels, out);
+    else mask_pixels<false>(d, dout_stride, value, y_stride, pixels, channels, out);
   });
 }
 
@@ -47,7 +54,7 @@ template <class C> struct Body {
   static constexpr int64_t kRows = 8;            // image rows that the 1x1s' gradients load at a time
 
   explicit Body(const FireTrainBackwardParams& params) : p(params) {
-    while (slices < 16 && 2 * slices * 784 <= pixels) slices *= 2;  // a power of two comes out even on most machines
+    while (slices < 16 && 2 * slices * 392 <= pixels) slices *= 2;  // a power of two comes out even on most machines
     const int64_t fit = kStripBytes / (padded_width * (expand3 > squeeze ? expand3 : squeeze) * int64_t(sizeof(C))) - 2;
     rows = fit < grain ? grain : fit / grain * grain;
     if (rows > round_up(height, grain)) rows = round_up(height, grain);
