@@ -71,12 +71,12 @@ template <class C> void masked_add(const MaskedAdd<C>& m) {
 
 namespace {
 
-template <class C, class T, class G, class Out>
+template <bool Whole, class C, class T, class G, class Out>
 void correct_pixels(const Corrected<C>& k, const T* x, const T* mask, const G* g, Out* out) {
   constexpr int64_t L = kLanes<C>;
   for (int64_t i = 0; i < k.pixels; ++i) {
     for (int64_t c = 0; c < k.channels; c += L) {
-      const int64_t left = k.channels - c;
+      const int64_t left = Whole ? L : k.channels - c;
       Vec<C> v = load_upto(x + i * k.x_stride + c, left) - load_upto(k.mean + c, left);
       v = load_upto(g + i * k.g_stride + c, left) + (v * load_upto(k.b + c, left) + load_upto(k.d + c, left));
       if (mask) v *= load_upto(mask + i * k.mask_stride + c, left);
@@ -88,13 +88,16 @@ void correct_pixels(const Corrected<C>& k, const T* x, const T* mask, const G* g
 }  // namespace
 
 template <class C> void corrected(const Corrected<C>& k) {
+  constexpr int64_t L = kLanes<C>;
   Storage<C>::with(k.type, [&](auto* x) {
     x = static_cast<decltype(x)>(const_cast<void*>(k.x));
     const auto* mask = static_cast<decltype(x)>(const_cast<void*>(k.mask));
     Storage<C>::with(k.g_type, [&](auto* g) {
       g = static_cast<decltype(g)>(const_cast<void*>(k.g));
       Storage<C>::with(k.out_type, [&](auto* out) {
-        correct_pixels(k, x, mask, g, static_cast<decltype(out)>(k.out));
+        out = static_cast<decltype(out)>(k.out);
+        if (k.channels % L == 0) correct_pixels<true>(k, x, mask, g, out);
+        else correct_pixels<false>(k, x, mask, g, out);
       });
     });
   });

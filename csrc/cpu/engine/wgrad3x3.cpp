@@ -40,6 +40,27 @@ template <class V> LIGHTOPS_INLINE void gather_1d(const V (&m)[4], V half, V (&w
   w[2] = sum + m[3];
 }
 
+// One vector of outputs of one tile; Whole: all four pixels are there (`below`, `beside`), and the vector is full.
+template <bool Whole, class C>
+LIGHTOPS_INLINE void spread_tile(const C* dy, int64_t row_stride, int64_t pixel, bool below, bool beside, int64_t left,
+                                 int64_t stride, C* out) {
+  Vec<C> columns[2][4];
+  for (int column = 0; column < 2; ++column) {
+    Vec<C> d[2];
+    for (int row = 0; row < 2; ++row) {
+      const bool inside = (below || row == 0) && (beside || column == 0);
+      d[row] = Whole || inside ? load_upto(dy + row * row_stride + column * pixel, left) : Vec<C>{};
+    }
+    spread_1d(d, columns[column]);
+  }
+  for (int row = 0; row < 4; ++row) {
+    const Vec<C> d[2] = {columns[0][row], columns[1][row]};
+    Vec<C> t[4];
+    spread_1d(d, t);
+    for (int column = 0; column < 4; ++column) store_upto(out + (row * 4 + column) * stride, t[column], left);
+  }
+}
+
 template <class C>
 void spread_gradients(const Wgrad3x3<C>& w, const C* dy, int64_t dy_row, int64_t rows, int64_t width, int64_t first,
                       int64_t count, C* out) {
@@ -48,24 +69,12 @@ void spread_gradients(const Wgrad3x3<C>& w, const C* dy, int64_t dy_row, int64_t
   for (int64_t i = 0; i < count; ++i) {
     const int64_t y = (first + i) / across * 2, x = (first + i) % across * 2;
     const C* from = dy + y * dy_row + x * w.outputs;
+    const bool inside = y + 1 < rows && x + 1 < width;
     for (int64_t o = 0; o < w.outputs; o += L) {
       const int64_t left = w.outputs - o;
-      Vec<C> columns[2][4];
-      for (int column = 0; column < 2; ++column) {
-        Vec<C> d[2];
-        for (int row = 0; row < 2; ++row) {
-          const bool inside = y + row < rows && x + column < width;
-          d[row] = inside ? load_upto(from + row * dy_row + column * w.outputs + o, left) : Vec<C>{};
-        }
-        spread_1d(d, columns[column]);
-      }
-      for (int row = 0; row < 4; ++row) {
-        const Vec<C> d[2] = {columns[0][row], columns[1][row]};
-        Vec<C> t[4];
-        spread_1d(d, t);
-        for (int column = 0; column < 4; ++column)
-          store_upto(out + (row * 4 + column) * stride + i * w.outputs + o, t[column], left);
-      }
+      C* to = out + i * w.outputs + o;
+      if (inside && left >= L) spread_tile<true>(from + o, dy_row, w.outputs, true, true, L, stride, to);
+      else spread_tile<false>(from + o, dy_row, w.outputs, y + 1 < rows, x + 1 < width, left, stride, to);
     }
   }
 }

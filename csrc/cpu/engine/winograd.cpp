@@ -63,6 +63,32 @@ template <class C, int M> struct Plan {
   int64_t scratch() const { return kPositions * (input_stride + product_stride) + kLanes<C>; }
 };
 
+// One vector of channels of one tile. Whole: all of it lies in the strip, and no value needs a test of its own.
+template <class C, int M, bool Whole>
+LIGHTOPS_INLINE void input_tile(const C* in, const StripConv<C>& s, int64_t rows, int64_t columns, int64_t left,
+                                int64_t stride, C* out) {
+  constexpr int kIn = Plan<C, M>::kIn;
+  Vec<C> half[kIn][kIn];  // columns transformed: half[i][column]
+  for (int column = 0; column < kIn; ++column) {
+    Vec<C> d[kIn], t[kIn];
+    for (int row = 0; row < kIn; ++row) {
+      const C* from = in + row * s.in_row + column * s.channels;
+      d[row] = Whole ? load(from) : row < rows && column < columns ? load_upto(from, left) : Vec<C>{};
+    }
+    input_1d(d, t);
+    for (int row = 0; row < kIn; ++row) half[row][column] = t[row];
+  }
+  for (int row = 0; row < kIn; ++row) {
+    Vec<C> t[kIn];
+    input_1d(half[row], t);
+    for (int column = 0; column < kIn; ++column) {
+      C* to = out + (row * kIn + column) * stride;
+      if (Whole) store(to, t[column]);
+      else store_upto(to, t[column], left);
+    }
+  }
+}
+
 template <class C, int M>
 void transform_inputs(const StripConv<C>& s, int64_t first, int64_t count, int64_t stride, C* out) {
   constexpr int kIn = Plan<C, M>::kIn, L = kLanes<C>;
@@ -73,24 +99,41 @@ void transform_inputs(const StripConv<C>& s, int64_t first, int64_t count, int64
     const int64_t rows = s.in_rows - y < kIn ? s.in_rows - y : kIn;
     const int64_t columns = s.in_width - x < kIn ? s.in_width - x : kIn;
     const C* in = s.in + y * s.in_row + x * s.channels;
+    const bool inside = rows == kIn && columns == kIn;
     for (int64_t c = 0; c < s.channels; c += L) {
       const int64_t left = s.channels - c;
-      Vec<C> half[kIn][kIn];  // columns transformed: half[i][column]
-      for (int column = 0; column < kIn; ++column) {
-        Vec<C> d[kIn], t[kIn];
-        for (int row = 0; row < kIn; ++row) {
-          const bool inside = row < rows && column < columns;
-          d[row] = inside ? load_upto(in + row * s.in_row + column * s.channels + c, left) : Vec<C>{};
-        }
-        input_1d(d, t);
-        for (int row = 0; row < kIn; ++row) half[row][column] = t[row];
+      if (inside && left >= L) input_tile<C, M, true>(in + c, s, rows, columns, L, stride, out + i * s.channels + c);
+      else input_tile<C, M, false>(in + c, s, rows, columns, left, stride, out + i * s.channels + c);
+    }
+  }
+}
+
+// One vector of outputs of one tile. Whole: all of them exist, are clamped and have no residual.
+template <class C, int M, bool Whole, class T>
+LIGHTOPS_INLINE void output_tile(const C* products, int64_t stride, const StripConv<C>& s, Vec<C> bias, const Clamp<C>& clamp,
+                                 int64_t rows, int64_t columns, int64_t left, T* out, const T* residual, Vec<C>* doubt) {
+  constexpr int kIn = Plan<C, M>::kIn;
+  Vec<C> half[M][kIn];
+  for (int column = 0; column < kIn; ++column) {
+    Vec<C> m[kIn], y[M];
+    for (int row = 0; row < kIn; ++row) m[row] = load(products + (row * kIn + column) * stride);
+    output_1d(m, y);
+    for (int row = 0; row < M; ++row) half[row][column] = y[row];
+  }
+  for (int row = 0; row < (Whole ? M : rows); ++row) {
+    Vec<C> y[M];
+    output_1d(half[row], y);
+    for (int column = 0; column < (Whole ? M : columns); ++column) {
+      Vec<C> v = y[column] + bias;
+      *doubt += (v - v);  // 0 for every finite value, NaN for NaN and Inf
+      T* to = out + row * s.out_row + column * s.out_pixel;
+      if (Whole) {
+        store(to, clamp(v));
+        continue;
       }
-      for (int row = 0; row < kIn; ++row) {
-        Vec<C> t[kIn];
-        input_1d(half[row], t);
-        for (int column = 0; column < kIn; ++column)
-          store_upto(out + (row * kIn + column) * stride + i * s.channels + c, t[column], left);
-      }
+      v = is_clamp(s.act) ? clamp(v) : smooth<C>(v, s.act);
+      if (residual) v += load_upto(residual + row * s.residual_row + column * s.residual_pixel, left);
+      store_upto(to, v, left);
     }
   }
 }
@@ -98,7 +141,7 @@ void transform_inputs(const StripConv<C>& s, int64_t first, int64_t count, int64
 // Turns the products of one panel into outputs; false when a value is not finite.
 template <class C, int M, class T>
 bool transform_outputs(const Plan<C, M>& p, int64_t first, int64_t count, int64_t panel, const C* products) {
-  constexpr int kIn = Plan<C, M>::kIn, L = kLanes<C>;
+  constexpr int L = kLanes<C>;
   const StripConv<C>& s = p.s;
   const Clamp<C> clamp(s.act);
   const bool clamps = is_clamp(s.act);
@@ -109,32 +152,19 @@ bool transform_outputs(const Plan<C, M>& p, int64_t first, int64_t count, int64_
     const int64_t y0 = tile / p.tiles_across * M, x0 = tile % p.tiles_across * M;
     const int64_t rows = s.rows - y0 < M ? s.rows - y0 : M;
     const int64_t columns = s.width - x0 < M ? s.width - x0 : M;
+    const bool inside = rows == M && columns == M && !s.residual && clamps;
+    const C* from = products + i * kPanel;
+    T* out = static_cast<T*>(s.out) + y0 * s.out_row + x0 * s.out_pixel + base;
+    const T* residual =
+        s.residual ? static_cast<const T*>(s.residual) + y0 * s.residual_row + x0 * s.residual_pixel + base : nullptr;
     for (int64_t c = 0; c < kPanel && base + c < s.outputs; c += L) {
       const int64_t left = s.outputs - base - c;
       const Vec<C> bias = s.bias ? load_upto(s.bias + base + c, left) : Vec<C>{};
-      Vec<C> half[M][kIn];
-      for (int column = 0; column < kIn; ++column) {
-        Vec<C> m[kIn], y[M];
-        for (int row = 0; row < kIn; ++row)
-          m[row] = load(products + (row * kIn + column) * p.product_stride + i * kPanel + c);
-        output_1d(m, y);
-        for (int row = 0; row < M; ++row) half[row][column] = y[row];
-      }
-      for (int row = 0; row < rows; ++row) {
-        Vec<C> y[M];
-        output_1d(half[row], y);
-        for (int column = 0; column < columns; ++column) {
-          Vec<C> v = y[column] + bias;
-          doubt += (v - v);  // 0 for every finite value, NaN for NaN and Inf
-          v = clamps ? clamp(v) : smooth<C>(v, s.act);
-          const int64_t offset = (y0 + row) * s.out_row + (x0 + column) * s.out_pixel + base + c;
-          if (s.residual) {
-            const int64_t from = (y0 + row) * s.residual_row + (x0 + column) * s.residual_pixel + base + c;
-            v += load_upto(static_cast<const T*>(s.residual) + from, left);
-          }
-          store_upto(static_cast<T*>(s.out) + offset, v, left);
-        }
-      }
+      if (inside && left >= L)
+        output_tile<C, M, true>(from + c, p.product_stride, s, bias, clamp, M, M, L, out + c, residual, &doubt);
+      else
+        output_tile<C, M, false>(from + c, p.product_stride, s, bias, clamp, rows, columns, left, out + c,
+                                 residual ? residual + c : nullptr, &doubt);
     }
   }
   return !any_nonzero<C>(doubt);
