@@ -112,6 +112,11 @@ template <class C, class T, Step S> struct Accumulate {
 template <class C>
 void load_pixels(const void* in, DType type, int64_t in_stride, int64_t pixels, int64_t channels,
                  const Prologue<C>& prologue, C* out) {
+  if (!prologue.scale && in_stride == channels) {  // alike for all channels, without gaps: one long pixel
+    channels *= pixels;
+    in_stride = channels;
+    pixels = 1;
+  }
   Dispatch<Load, C>::run(type, step_of(prologue), in, in_stride, pixels, channels, &prologue, out);
 }
 
