@@ -32,7 +32,8 @@ LIGHTOPS_DEVICE TilePlace place_tile(const Tile& t, int index) {
 // Row of the halo tile that output pixel r of the tile reads for tap (0, 0); pixels past the tile repeat the first.
 LIGHTOPS_DEVICE int halo_slot(const Tile& t, const Geometry& g, int r) {
   if (r >= t.tile_h * t.tile_w) return 0;
-  return r / t.tile_w * g.stride_h * t.pitch + r % t.tile_w;
+  const int row = divided(r, t.by_tile_w);
+  return row * g.stride_h * t.pitch + r - row * t.tile_w;
 }
 
 // How many rows further tap (ky, kx) reads.
@@ -60,27 +61,68 @@ LIGHTOPS_DEVICE Vec16 load_chunk(const View& v, int64_t offset, int channel, boo
 }
 
 template <class Math>
-LIGHTOPS_DEVICE void store_chunk(const View& v, int64_t offset, int channel, const float (&value)[kChunkElements<Math>], bool on) {
+LIGHTOPS_DEVICE void store_chunk(const View& v, int64_t offset, int channel, const Vec16& raw, bool on) {
   if (v.vector) {
-    store_global16(element_out<Math>(v, offset + channel), pack<Math>(value), on && channel < v.channels);
+    store_global16(element_out<Math>(v, offset + channel), raw, on && channel < v.channels);
     return;
   }
+  using Store = typename Math::Store;
 #pragma unroll
-  for (int i = 0; i < kChunkElements<Math>; ++i)
-    store_global(element_out<Math>(v, offset + channel + i), Math::store(value[i]), on && channel + i < v.channels);
-}
-
-// act(x * scale + shift) on a chunk; the per-channel pairs lie in shared memory, scale then shift, `channels` floats each.
-template <class Math>
-LIGHTOPS_DEVICE void scale_shift_act(float (&v)[kChunkElements<Math>], const float* pairs, int channels, int channel, Activation act) {
-#pragma unroll
-  for (int i = 0; i < kChunkElements<Math>; i += 4) {
-    const Vec16 scale = load_shared<Vec16>(pairs + channel + i), shift = load_shared<Vec16>(pairs + channels + channel + i);
-#pragma unroll
-    for (int j = 0; j < 4; ++j)
-      v[i + j] = act(v[i + j] * bits_to_float(scale.w[j]) + bits_to_float(shift.w[j]));
+  for (int i = 0; i < kChunkElements<Math>; ++i) {
+    Store value;
+    if constexpr (sizeof(Store) == 4)
+      value = bits_to_float(raw.w[i]);
+    else
+      value = static_cast<Store>(raw.w[i / 2] >> (i % 2 * 16));
+    store_global(element_out<Math>(v, offset + channel + i), value, on && channel + i < v.channels);
   }
 }
+
+// The scale and shift of one thread's chunk of channels, in registers: they serve every row of a stage.
+template <class Math>
+struct Affine {
+  static constexpr int kElements = kChunkElements<Math>;
+  float scale[kElements], shift[kElements];
+
+  // `pairs` lie in shared memory: scale, then shift, `channels` floats each.
+  LIGHTOPS_DEVICE Affine(const float* pairs, int channels, int channel) {
+#pragma unroll
+    for (int i = 0; i < kElements; i += 4) {
+      const Vec16 a = load_shared<Vec16>(pairs + channel + i), b = load_shared<Vec16>(pairs + channels + channel + i);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) scale[i + j] = bits_to_float(a.w[j]), shift[i + j] = bits_to_float(b.w[j]);
+    }
+  }
+  LIGHTOPS_DEVICE void apply(float (&v)[kElements]) const {
+#pragma unroll
+    for (int i = 0; i < kElements; ++i) v[i] = v[i] * scale[i] + shift[i];
+  }
+};
+
+// What every thread looks up instead of dividing: the tables at the start of a block's shared memory.
+struct Tables {
+  int* pixel;   // of every output row: y * width + x, -1 past the tile or the map
+  float* bias;  // of every column of the block
+  int* tap;     // rows a tap is further
+
+  LIGHTOPS_DEVICE Tables(unsigned char* shared, int m, int n)
+      : pixel(reinterpret_cast<int*>(shared)), bias(reinterpret_cast<float*>(pixel + m)), tap(reinterpret_cast<int*>(bias + n)) {}
+
+  LIGHTOPS_DEVICE void fill_pixels(const Tile& t, TilePlace place, int height, int width, int m, int threads) const {
+    for (int r = thread_index(); r < m; r += threads) {
+      const int row = divided(r, t.by_tile_w), y = place.y + row, x = place.x + r - row * t.tile_w;
+      const bool on = r < t.tile_h * t.tile_w && y >= 0 && y < height && x >= 0 && x < width;
+      store_shared(pixel + r, on ? y * width + x : -1);
+    }
+  }
+  LIGHTOPS_DEVICE void fill_taps(const Tile& t, const Geometry& g, int threads) const {
+    for (int i = thread_index(); i < g.kernel_h * g.kernel_w; i += threads) store_shared(tap + i, tap_slot(t, g, i));
+  }
+  LIGHTOPS_DEVICE void fill_bias(const float* from, int column, int columns, int n, int threads) const {
+    for (int i = thread_index(); i < n; i += threads)
+      store_shared(bias + i, from ? load_global(from + column + i, column + i < columns) : 0.f);
+  }
+};
 
 // Copies scale and shift into shared memory, padded with zeros to whole rows. The caller's next barrier publishes them.
 LIGHTOPS_DEVICE void stage_scale_shift(float* pairs, const float* scale, const float* shift, int channels, int padded, int threads) {

@@ -6,7 +6,9 @@
 namespace lightops::cuda {
 
 constexpr int kChunkBytes = 16;  // one cp.async, one ldmatrix row, one 128-bit access
-constexpr int kRowBytes = 64;    // of a shared tile
+constexpr int kRowBytes = 128;   // of a shared tile
+constexpr int kStepBytes = 32;   // of the reduction in one matrix instruction: 16 halves or 8 tf32
+constexpr int kMaxTaps = 128;    // of a window (the tables in shared memory have room for so many)
 constexpr int kRowChunks = kRowBytes / kChunkBytes;
 
 // A pixel-major tensor view. Offsets are 64-bit: image * n + (y * width + x) * pixel + channel.
@@ -27,7 +29,18 @@ struct Geometry {
 struct Tile {
   int tile_h, tile_w, tiles_y, tiles_x;
   int halo_h, halo_w, sub_pitch, pitch, slots;
+  int by_tile_w, by_pitch, by_sub_pitch;  // reciprocal() of each
 };
+
+// Numbers below 2^10 divided by one of them: an integer division by a size that only the launch knows is some twenty instructions.
+constexpr int kReciprocalBits = 20;
+constexpr int reciprocal(int divisor) { return ((1 << kReciprocalBits) + divisor - 1) / divisor; }
+constexpr int divided(int number, int by) { return number * by >> kReciprocalBits; }
+inline void set_reciprocals(Tile& t) {
+  t.by_tile_w = reciprocal(t.tile_w);
+  t.by_pitch = reciprocal(t.pitch);
+  t.by_sub_pitch = reciprocal(t.sub_pitch);
+}
 
 struct ConvArgs {
   View x, out, residual;
@@ -40,13 +53,17 @@ struct ConvArgs {
   const float* bias;            // [out channels] or null
   int act;
   int images, column_tiles;
-  int chunks, chunks_per_split;  // of the reduction, in 64-byte rows
+  int chunks, chunks_per_split;  // of the reduction, in rows of kRowBytes
+  int steps;                     // of the reduction, in kStepBytes: the last chunk multiplies no more than it has
+  int tap_group;                 // taps whose weights share a stage
   float* partial;                // [splits][pixels][out channels] when the reduction is split, else null
-  // Gathered input only: element strides of a planar or pixel-major x.
+  // Gathered input only: element strides of a planar or pixel-major x, and of the lines of its copy in shared memory. x.vector then
+  // says that every line of the input is whole aligned 16-byte chunks.
   int64_t gather_row, gather_column, gather_channel;
+  int gather_pitch;
   // Stem only: max-pool behind the convolution. tile_h x tile_w then counts convolution pixels, pooled_* the pool's.
   Geometry pool;
-  int conv_height, conv_width, pooled_h, pooled_w;
+  int conv_height, conv_width, pooled_h, pooled_w, by_pooled_w;
 };
 
 // The second half of a fused pair: a matrix product whose A tile an earlier phase of the same kernel left in shared memory.
@@ -65,6 +82,8 @@ struct ResidentArgs {
   Tile tile;           // output pixels of the block, and how they read the rows
   ResidentGroup group[2];
   int chunks;          // 64-byte chunks of the tile's channels
+  int steps;           // of its channels, in kStepBytes
+  int tap_group;       // taps whose weights share a stage
   int units, units_per_block;  // column tiles of all groups; grid y shares them out
   int act;             // of the second product
 };
@@ -72,8 +91,8 @@ struct ResidentArgs {
 // Rows of a tile that one thread copies a 16-byte chunk of.
 constexpr int rows_a_thread(int rows, int threads) { return (rows * kRowChunks + threads - 1) / threads; }
 
-// Tile shapes the implicit GEMM is instantiated for: pixels x output channels of a block.
-enum class Shape : int { wide, mid, narrow, small };
+// Tile shapes the implicit GEMM is instantiated for: pixels x output channels of a block. wide and tall: 16-bit types only.
+enum class Shape : int { wide, mid, narrow, small, low, tall };
 struct ShapeSize {
   int m, n, warps_m, warps_n, stages;
   int spatial_rows;  // halo rows a thread keeps coordinates of: bounds the tile's slots
@@ -83,45 +102,60 @@ struct ShapeSize {
 };
 constexpr ShapeSize shape_size(Shape shape) {
   switch (shape) {
-    case Shape::wide: return {128, 128, 2, 4, 4, 0};
-    case Shape::mid: return {128, 64, 4, 2, 4, 10};
-    case Shape::narrow: return {128, 32, 4, 1, 4, 12};
-    default: return {64, 64, 2, 2, 4, 0};
+    case Shape::wide: return {128, 128, 2, 4, 3, 0};
+    case Shape::mid: return {128, 64, 4, 2, 3, 10};
+    case Shape::narrow: return {128, 32, 4, 1, 3, 12};
+    case Shape::low: return {64, 128, 2, 4, 3, 0};
+    case Shape::tall: return {256, 64, 4, 2, 2, 0};
+    default: return {64, 64, 2, 2, 3, 12};
   }
 }
 
 // Tile shapes of the fused pairs. `first_n` is the column tile of the squeeze product, 0 where the tile is filled without a product;
 // `first_warps` lists its warps.
-enum class PairShape : int { pixels128, pixels64, pixels32, fire32, fire64, dense128, dense256 };
+enum class PairShape : int { pixels128, deep128, pixels64, pixels32, fire32, fire64, fire32_wide, fire64_wide };
 struct PairSize {
   int m, n, warps_m, warps_n, stages;
   int first_n, first_warps_m, first_warps_n, first_stages;
   constexpr int threads() const { return warps_m * warps_n * 32; }
 };
-constexpr int kDepthwiseHaloRows = 10;  // halo rows a thread keeps coordinates of
+constexpr int depthwise_halo_rows(int threads) { return 2560 / threads; }  // halo rows a thread keeps coordinates of
 constexpr PairSize pair_size(PairShape shape) {
   switch (shape) {
-    case PairShape::pixels128: return {128, 64, 4, 2, 4, 0, 0, 0, 0};
-    case PairShape::pixels64: return {64, 128, 2, 4, 4, 0, 0, 0, 0};
-    case PairShape::pixels32: return {32, 128, 1, 8, 4, 0, 0, 0, 0};
-    case PairShape::fire32: return {128, 64, 4, 2, 4, 32, 4, 2, 3};
-    case PairShape::fire64: return {128, 64, 4, 2, 4, 64, 4, 2, 3};
-    case PairShape::dense128: return {128, 32, 8, 1, 4, 128, 4, 2, 3};
-    // 8 warps of 64x64: 16 warps of 32x64 would have to live with 128 registers and spill.
-    default: return {256, 32, 8, 1, 4, 128, 4, 2, 3};
+    case PairShape::deep128: return {128, 128, 4, 4, 2, 0, 0, 0, 0};
+    case PairShape::pixels128: return {128, 64, 4, 2, 2, 0, 0, 0, 0};
+    case PairShape::pixels64: return {64, 128, 2, 4, 3, 0, 0, 0, 0};
+    case PairShape::pixels32: return {32, 128, 1, 8, 3, 0, 0, 0, 0};
+    // 256 rows hold 14x14 pixels with their border; 16-bit types only, fp32 would spill.
+    case PairShape::fire32: return {256, 64, 8, 2, 2, 32, 8, 2, 2};
+    case PairShape::fire64: return {256, 64, 8, 2, 2, 64, 8, 2, 2};
+    case PairShape::fire32_wide: return {128, 64, 4, 2, 2, 32, 4, 2, 2};
+    default: return {128, 64, 4, 2, 2, 64, 4, 2, 2};
   }
 }
 
-// Shared memory in bytes: stages of A and B, or the staged output that reuses them, and behind both what the loader keeps.
-constexpr int a_stages(int taps, int stages) { return taps > 1 && taps >= stages - 1 ? 2 : stages; }
-constexpr int pipeline_bytes(const ShapeSize& s, int slots, int taps) {
-  return a_stages(taps, s.stages) * slots * kRowBytes + s.stages * s.n * kRowBytes;
+// Shared memory in bytes: tables | stages of A and B, or the staged output that reuses them | what the loader keeps.
+// The tables: the pixel of every row of the tile, the bias of every column, the rows every tap is shifted by.
+constexpr int tables_bytes(int m, int n) { return (m + n + kMaxTaps) * 4; }
+constexpr int a_stages(int groups, int stages) { return groups > 1 && groups >= stages - 1 ? 2 : stages; }
+// `groups` of `tap_group` taps each are the iterations of a chunk.
+constexpr int pipeline_bytes(const ShapeSize& s, int slots, int groups, int tap_group) {
+  return a_stages(groups, s.stages) * slots * kRowBytes + s.stages * tap_group * s.n * kRowBytes;
 }
 // Rows of the staged output are padded by 8 elements so that a fragment's stores (8 rows x 4 lanes) meet 32 different banks.
 constexpr int staged_pitch(int columns, int element_bytes) { return (columns + 8) * element_bytes; }
-constexpr int stages_bytes(const ShapeSize& s, int slots, int taps, int element_bytes) {
-  const int pipeline = pipeline_bytes(s, slots, taps), staged = s.m * staged_pitch(s.n, element_bytes);
+constexpr int stages_bytes(const ShapeSize& s, int slots, int groups, int tap_group, int element_bytes) {
+  const int pipeline = pipeline_bytes(s, slots, groups, tap_group), staged = s.m * staged_pitch(s.n, element_bytes);
   return pipeline > staged ? pipeline : staged;
 }
+
+// The weight-stationary 3x3 (stationary.cuh): kM pixels x kN channels a block, all weights resident, chunks of the halo in a ring.
+constexpr int kStationaryM = 256, kStationaryN = 32, kStationaryThreads = 512, kStationaryStages = 3, kStationaryRows = 5;
+struct StationaryArgs {
+  ConvArgs conv;
+  int tile_images, tiles;  // images a tile holds (small maps); tiles in all
+  int grid;                // blocks: block b computes the tiles b, b + grid, ...
+  int image_slots;         // rows of the halo of one image
+};
 
 }  // namespace lightops::cuda

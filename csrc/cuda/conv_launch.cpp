@@ -1,6 +1,12 @@
 #include "conv_launch.h"
 
 namespace lightops::cuda {
+namespace {
+
+// Where a fair part of the multiprocessors has a tile; smaller grids are split along the reduction.
+bool prefer_stationary(const StationaryPlan& plan, const Device& device) { return plan.fits && plan.args.tiles * 4 >= device.multiprocessors; }
+
+}  // namespace
 
 Result launch_conv(ConvPlan plan, Arithmetic arithmetic, void* workspace, StreamHandle stream) {
   if (plan.refusal) return {plan.refusal, 0};
@@ -17,9 +23,14 @@ Result launch_conv(ConvPlan plan, Arithmetic arithmetic, void* workspace, Stream
 
 Result run_conv(const ConvProblem& problem, DType type, const Device& device, void* workspace, StreamHandle stream) {
   if (element_bytes(type) == 0) return {"the CUDA kernels take float16, bfloat16 and float32", 0};
+  const StationaryPlan stationary = plan_stationary(problem, device);
+  if (prefer_stationary(stationary, device))
+    return type == DType::f16 ? launch_stationary_f16(stationary, stream) : launch_stationary_bf16(stationary, stream);
   return launch_conv(plan_conv(problem, device), arithmetic_of(type, device), workspace, stream);
 }
 
-int64_t conv_workspace(const ConvProblem& problem, const Device& device) { return plan_conv(problem, device).workspace; }
+int64_t conv_workspace(const ConvProblem& problem, const Device& device) {
+  return prefer_stationary(plan_stationary(problem, device), device) ? 0 : plan_conv(problem, device).workspace;
+}
 
 }  // namespace lightops::cuda

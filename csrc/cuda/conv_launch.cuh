@@ -2,7 +2,7 @@
 #pragma once
 
 #include "conv_launch.h"
-#include "implicit_gemm.cuh"
+#include "stationary.cuh"
 
 namespace lightops::cuda {
 
@@ -14,10 +14,10 @@ int launch_shape(const ConvPlan& plan, Stream stream) {
                 Block::kThreads, static_cast<unsigned>(plan.shared), stream, plan.args);
 }
 
-template <class Math, bool kPooledOutput>
+template <class Math, Shape kShape, bool kPooledOutput>
 int launch_gathered(const ConvPlan& plan, Stream stream) {
-  using Block = ShapeOf<Math, Shape::mid>;
-  using Loader = GatherLoader<Math, Block::kThreads>;
+  using Block = ShapeOf<Math, kShape>;
+  using Loader = GatherLoader<Math, Block::kThreads, shape_size(kShape).pointwise_rows()>;
   return launch<implicit_gemm_kernel<Block, Loader, kPooledOutput>>(static_cast<unsigned>(plan.blocks),
                 static_cast<unsigned>(plan.splits), 1, Block::kThreads, static_cast<unsigned>(plan.shared), stream, plan.args);
 }
@@ -31,7 +31,10 @@ int launch_plan(const ConvPlan& plan, Stream stream) {
   switch (plan.load) {
     case Load::pointwise:
       switch (plan.shape) {
-        case Shape::wide: return launch_shape<Math, Shape::wide, PointwiseLoader, rows_of(Shape::wide)>(plan, stream);
+        case Shape::wide:
+          if constexpr (sizeof(typename Math::Store) == 2)
+            return launch_shape<Math, Shape::wide, PointwiseLoader, rows_of(Shape::wide)>(plan, stream);
+          return kUnknown;
         case Shape::mid: return launch_shape<Math, Shape::mid, PointwiseLoader, rows_of(Shape::mid)>(plan, stream);
         case Shape::small: return launch_shape<Math, Shape::small, PointwiseLoader, rows_of(Shape::small)>(plan, stream);
         default: return kUnknown;
@@ -40,18 +43,23 @@ int launch_plan(const ConvPlan& plan, Stream stream) {
       switch (plan.shape) {
         case Shape::mid: return launch_shape<Math, Shape::mid, SpatialLoader, halo_rows_of(Shape::mid)>(plan, stream);
         case Shape::narrow: return launch_shape<Math, Shape::narrow, SpatialLoader, halo_rows_of(Shape::narrow)>(plan, stream);
+        case Shape::small: return launch_shape<Math, Shape::small, SpatialLoader, halo_rows_of(Shape::small)>(plan, stream);
         default: return kUnknown;
       }
-    case Load::pooled:
-      switch (plan.shape) {
-        case Shape::wide: return launch_shape<Math, Shape::wide, PooledLoader, rows_of(Shape::wide)>(plan, stream);
-        case Shape::mid: return launch_shape<Math, Shape::mid, PooledLoader, rows_of(Shape::mid)>(plan, stream);
-        default: return kUnknown;
-      }
+    case Load::pooled: return launch_shape<Math, Shape::low, PooledLoader, rows_of(Shape::low)>(plan, stream);
     case Load::gathered:
-      return plan.pooled_output ? launch_gathered<Math, true>(plan, stream) : launch_gathered<Math, false>(plan, stream);
+      if constexpr (sizeof(typename Math::Store) == 2)
+        if (plan.shape == Shape::tall)
+          return plan.pooled_output ? launch_gathered<Math, Shape::tall, true>(plan, stream) : launch_gathered<Math, Shape::tall, false>(plan, stream);
+      return plan.pooled_output ? launch_gathered<Math, Shape::mid, true>(plan, stream) : launch_gathered<Math, Shape::mid, false>(plan, stream);
   }
   return kUnknown;
+}
+
+template <class Math>
+Result launch_stationary_math(const StationaryPlan& plan, StreamHandle stream) {
+  return {nullptr, launch<stationary_kernel<Math>>(static_cast<unsigned>(plan.args.grid), 1, 1, kStationaryThreads,
+                                                   static_cast<unsigned>(plan.shared), static_cast<Stream>(stream), plan.args)};
 }
 
 template <class Math>

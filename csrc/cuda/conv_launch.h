@@ -18,6 +18,9 @@ Result launch_conv_bf16(const ConvPlan& plan, StreamHandle stream);
 Result launch_conv_tf32(const ConvPlan& plan, StreamHandle stream);
 Result launch_conv_f32(const ConvPlan& plan, StreamHandle stream);
 
+Result launch_stationary_f16(const StationaryPlan& plan, StreamHandle stream);
+Result launch_stationary_bf16(const StationaryPlan& plan, StreamHandle stream);
+
 // `workspace` holds plan.workspace bytes.
 Result launch_conv(ConvPlan plan, Arithmetic arithmetic, void* workspace, StreamHandle stream);
 

@@ -14,52 +14,77 @@ struct alignas(8) FloatPair {
 };
 
 template <class Math>
-LIGHTOPS_DEVICE void stage_pair(unsigned char* at, float first, float second) {
-  if constexpr (sizeof(typename Math::Store) == 4) {
-    store_shared(at, FloatPair{first, second});
-  } else {
-    store_shared(at, static_cast<uint32_t>(Math::store(first)) | static_cast<uint32_t>(Math::store(second)) << 16);
-  }
-}
+struct PairOf {
+  using Type = Vec8;  // two floats
+};
+template <>
+struct PairOf<F16> {
+  using Type = Word;
+};
+template <>
+struct PairOf<BF16> {
+  using Type = Word;
+};
 
-// Accumulators of a warp into the staged tile; `warp_row`, `warp_column` place the warp in the block's tile, `column` is the
-// first output channel of the block.
+// Accumulators of a warp into the staged tile; `warp_row`, `warp_column` place the warp in the block's tile, `bias` is the table of
+// the block's columns.
+template <class Math, int kColumns, bool kSmooth, class Warp>
+LIGHTOPS_DEVICE void stage_tile_as(unsigned char* staged, const Warp& warp, int warp_row, int warp_column, const float* bias,
+                                   const Activation<Math>& act) {
+  warp.each_column([&](int n, const auto& each_row) {
+    const Vec8 pair = load_shared<Vec8>(bias + warp_column + n);
+    unsigned char* const column = staged + (warp_column + n) * static_cast<int>(sizeof(typename Math::Store));
+    each_row([&](int row, float first, float second) {
+      float v[2] = {first + bits_to_float(pair.w[0]), second + bits_to_float(pair.w[1])};
+      typename PairOf<Math>::Type raw;
+      act.template pack_as<kSmooth>(v, raw);
+      store_shared(column + (warp_row + row) * kStagedPitch<Math, kColumns>, raw);
+    });
+  });
+}
 template <class Math, int kColumns, class Warp>
 LIGHTOPS_DEVICE void stage_tile(unsigned char* staged, const Warp& warp, int warp_row, int warp_column, const float* bias,
-                                int column, int columns, Activation act) {
-  warp.each_pair([&](int row, int n, float first, float second) {
-    const int at = column + warp_column + n;
-    if (bias) {
-      first += load_global(bias + at, at < columns);
-      second += load_global(bias + at + 1, at + 1 < columns);
-    }
-    stage_pair<Math>(staged + (warp_row + row) * kStagedPitch<Math, kColumns> +
-                         (warp_column + n) * static_cast<int>(sizeof(typename Math::Store)),
-                     act(first), act(second));
-  });
+                                const Activation<Math>& act) {
+  if (act.smooth)
+    stage_tile_as<Math, kColumns, true>(staged, warp, warp_row, warp_column, bias, act);
+  else
+    stage_tile_as<Math, kColumns, false>(staged, warp, warp_row, warp_column, bias, act);
 }
 
 // Staged tile to the output slice, residual added.
 template <class Math, int kRows, int kColumns, int kThreads>
-LIGHTOPS_DEVICE void store_tile(const unsigned char* staged, const View& out, const View& residual, const Tile& t, TilePlace place,
+LIGHTOPS_DEVICE void store_tile(const unsigned char* staged, const View& out, const View& residual, const int* pixels, int image,
                                 int column) {
   constexpr int kElements = kChunkElements<Math>, kChunks = kColumns / kElements;
   static_assert(kRows * kChunks % kThreads == 0, "every thread stores the same number of chunks");
+  const int n = thread_index() % kChunks * kElements, first = thread_index() / kChunks;
+  const bool some = column + n < out.channels;
+  const unsigned char* from = staged + first * kStagedPitch<Math, kColumns> + n * static_cast<int>(sizeof(typename Math::Store));
+  constexpr int kStep = kThreads / kChunks;
+  if (out.vector && !residual.data) {
+    auto* const to = element_out<Math>(out, image * out.image + (some ? column + n : 0));
 #pragma unroll 4
-  for (int i = 0; i < kRows * kChunks / kThreads; ++i) {
-    const int index = thread_index() + i * kThreads, r = index / kChunks, n = index % kChunks * kElements;
-    const int y = place.y + r / t.tile_w, x = place.x + r % t.tile_w;
-    const bool on = r < t.tile_h * t.tile_w && y < out.height && x < out.width;
-    const int64_t pixel = on ? static_cast<int64_t>(y) * out.width + x : 0;
-    float v[kElements];
-    unpack<Math>(load_shared<Vec16>(staged + r * kStagedPitch<Math, kColumns> + n * static_cast<int>(sizeof(typename Math::Store))), v);
+    for (int r = 0; r < kRows; r += kStep) {
+      const int pixel = load_shared<int>(pixels + first + r);
+      const bool on = some && pixel >= 0;
+      store_global16(to + (on ? pixel * out.pixel : 0), load_shared<Vec16>(from + r * kStagedPitch<Math, kColumns>), on);
+    }
+    return;
+  }
+#pragma unroll 1
+  for (int r = 0; r < kRows; r += kStep) {
+    const int pixel = load_shared<int>(pixels + first + r);
+    const bool on = some && pixel >= 0;
+    Vec16 raw = load_shared<Vec16>(from + r * kStagedPitch<Math, kColumns>);
     if (residual.data) {
-      float other[kElements];
-      unpack<Math>(load_chunk<Math>(residual, pixel_offset(residual, place.image, pixel), column + n, on), other);
+      float v[kElements], other[kElements];
+      unpack<Math>(raw, v);
+      unpack<Math>(load_chunk<Math>(residual, pixel_offset(residual, image, on ? pixel : 0), column + n, on), other);
 #pragma unroll
       for (int e = 0; e < kElements; ++e) v[e] += other[e];
+      raw = pack<Math>(v);
     }
-    store_chunk<Math>(out, pixel_offset(out, place.image, pixel), column + n, v, on);
+    store_chunk<Math>(out, pixel_offset(out, image, on ? pixel : 0), column + n, raw, on);
   }
 }
 
@@ -68,46 +93,47 @@ LIGHTOPS_DEVICE void store_tile(const unsigned char* staged, const View& out, co
 template <class Math, int kColumns, int kThreads>
 LIGHTOPS_DEVICE void store_pooled_tile(const unsigned char* staged, const ConvArgs& a, TilePlace conv, int pool_y, int pool_x, int column) {
   constexpr int kElements = kChunkElements<Math>, kChunks = kColumns / kElements;
+  const Geometry& g = a.pool;
   for (int index = thread_index(); index < a.pooled_h * a.pooled_w * kChunks; index += kThreads) {
     const int r = index / kChunks, n = index % kChunks * kElements;
-    const int py = pool_y + r / a.pooled_w, px = pool_x + r % a.pooled_w;
+    const int row = divided(r, a.by_pooled_w), py = pool_y + row, px = pool_x + r - row * a.pooled_w;
     const bool on = py < a.out.height && px < a.out.width;
-    float best[kElements];
+    const int y0 = py * g.stride_h - g.pad_h, x0 = px * g.stride_w - g.pad_w;
+    Vec16 best;
+    bool any = false;
+    for (int ky = 0; ky < g.kernel_h; ++ky)
+      for (int kx = 0; kx < g.kernel_w; ++kx) {
+        const int y = y0 + ky, x = x0 + kx;
+        if (y < 0 || y >= a.conv_height || x < 0 || x >= a.conv_width || !on) continue;
+        const int from = (y - conv.y) * a.tile.tile_w + x - conv.x;
+        const Vec16 v = load_shared<Vec16>(staged + from * kStagedPitch<Math, kColumns> + n * static_cast<int>(sizeof(typename Math::Store)));
 #pragma unroll
-    for (int e = 0; e < kElements; ++e) best[e] = bits_to_float(0xff800000u);
-    for (int tap = 0; tap < a.pool.kernel_h * a.pool.kernel_w; ++tap) {
-      const int y = py * a.pool.stride_h - a.pool.pad_h + tap / a.pool.kernel_w;
-      const int x = px * a.pool.stride_w - a.pool.pad_w + tap % a.pool.kernel_w;
-      if (y < 0 || y >= a.conv_height || x < 0 || x >= a.conv_width || !on) continue;
-      const int row = (y - conv.y) * a.tile.tile_w + x - conv.x;
-      float v[kElements];
-      unpack<Math>(load_shared<Vec16>(staged + row * kStagedPitch<Math, kColumns> + n * static_cast<int>(sizeof(typename Math::Store))), v);
-#pragma unroll
-      for (int e = 0; e < kElements; ++e) best[e] = v[e] > best[e] || v[e] != v[e] ? v[e] : best[e];
-    }
+        for (int i = 0; i < 4; ++i) best.w[i] = any ? Math::max_word(best.w[i], v.w[i]) : v.w[i];
+        any = true;
+      }
     const int64_t pixel = on ? static_cast<int64_t>(py) * a.out.width + px : 0;
-    store_chunk<Math>(a.out, pixel_offset(a.out, conv.image, pixel), column + n, best, on);
+    store_chunk<Math>(a.out, pixel_offset(a.out, conv.image, pixel), column + n, best, any);
   }
 }
 
 // Split reduction: raw sums in fp32, [split][output pixel][channel]; a second kernel adds the splits in order.
 template <class Warp>
-LIGHTOPS_DEVICE void store_partial(const Warp& warp, const ConvArgs& a, TilePlace place, int split, int warp_row, int warp_column,
-                                   int column) {
-  const Tile& t = a.tile;
-  warp.each_pair([&](int row, int n, float first, float second) {
-    const int r = warp_row + row, c = column + warp_column + n;
-    const int y = place.y + r / t.tile_w, x = place.x + r % t.tile_w;
-    const bool on = r < t.tile_h * t.tile_w && y < a.out.height && x < a.out.width;
-    const int64_t image = static_cast<int64_t>(split) * a.images + place.image;
-    const int64_t pixel = (image * a.out.height + (on ? y : 0)) * a.out.width + (on ? x : 0);
-    float* at = a.partial + pixel * a.out.channels + c;
-    if (a.out.channels % 2 == 0) {
-      store_global(reinterpret_cast<FloatPair*>(at), FloatPair{first, second}, on && c < a.out.channels);
-    } else {
-      store_global(at, first, on && c < a.out.channels);
-      store_global(at + 1, second, on && c + 1 < a.out.channels);
-    }
+LIGHTOPS_DEVICE void store_partial(const Warp& warp, const ConvArgs& a, const int* pixels, int image, int split, int warp_row,
+                                   int warp_column, int column) {
+  const int64_t first_pixel = (static_cast<int64_t>(split) * a.images + image) * a.out.height * a.out.width;
+  const bool even = a.out.channels % 2 == 0;
+  warp.each_column([&](int n, const auto& each_row) {
+    const int c = column + warp_column + n;
+    each_row([&](int row, float first, float second) {
+      const int pixel = load_shared<int>(pixels + warp_row + row);
+      float* at = a.partial + (first_pixel + (pixel < 0 ? 0 : pixel)) * a.out.channels + c;
+      if (even) {
+        store_global(reinterpret_cast<FloatPair*>(at), FloatPair{first, second}, pixel >= 0 && c < a.out.channels);
+      } else {
+        store_global(at, first, pixel >= 0 && c < a.out.channels);
+        store_global(at + 1, second, pixel >= 0 && c + 1 < a.out.channels);
+      }
+    });
   });
 }
 

@@ -32,7 +32,7 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kAverageThreads, 1) average_kernel(LIGHTO
   const int image = block_x() / a.groups, first = block_x() % a.groups * kColumns * kElements;
   const int lane = thread_index() / kColumns, c = first + thread_index() % kColumns * kElements;
   const int pixels = a.x.height * a.x.width;
-  const Activation act(a.act);
+  const Activation<Math> act(a.act);
   float scale[kElements], shift[kElements], sum[kElements] = {};
 #pragma unroll
   for (int e = 0; e < kElements; ++e) {
@@ -43,7 +43,10 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kAverageThreads, 1) average_kernel(LIGHTO
     float v[kElements];
     unpack<Math>(load_chunk<Math>(a.x, pixel_offset(a.x, image, p), c, true), v);
 #pragma unroll
-    for (int e = 0; e < kElements; ++e) sum[e] += act(v[e] * scale[e] + shift[e]);
+    for (int e = 0; e < kElements; ++e) v[e] = v[e] * scale[e] + shift[e];
+    act.apply(v);
+#pragma unroll
+    for (int e = 0; e < kElements; ++e) sum[e] += v[e];
   }
   auto* const joined = reinterpret_cast<float*>(shared_memory());
 #pragma unroll

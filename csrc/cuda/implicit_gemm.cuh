@@ -1,12 +1,14 @@
 // The implicit GEMM: out[pixel, o] = epilogue(sum over chunk, tap of A[pixel + tap, chunk] * W[tap, o, chunk]).
 //
-// One block computes kM pixels (a spatial tile, so that a halo is shared) x kN output channels. A stage of A is one 64-byte
-// chunk of channels of every halo pixel, a stage of B the same chunk of one tap's weights. Both come by cp.async, kStages - 1
-// iterations ahead; an iteration is one tap of one chunk and has one barrier:
+// One block computes kM pixels (a spatial tile, so that a halo is shared) x kN output channels. A stage of A is one 128-byte
+// chunk of channels of every halo pixel, a stage of B the same chunk of the weights of a group of taps. Both come by cp.async,
+// kStages - 1 iterations ahead; an iteration is one group of one chunk and has one barrier:
 //   wait for the stage -> the loader finishes its own chunks (batch norm, activation) -> barrier -> start the copies of
 //   iteration + kStages - 1 (into the stage every warp has left before the barrier) -> multiply.
-// With several taps A needs two stages only: the next chunk's A is started kStages - 1 iterations before its first use, when
-// the chunk before the current one is no longer read (needs taps >= kStages - 1).
+// With several groups A needs two stages only: the next chunk's A is started kStages - 1 iterations before its first use, when
+// the chunk before the current one is no longer read (needs groups >= kStages - 1).
+// Whatever is the same for a row, a column or a tap is in tables (addressing.cuh): divisions by sizes that only the launch knows
+// took most of the time of these kernels on an H100.
 #pragma once
 
 #include "epilogues.cuh"
@@ -21,6 +23,8 @@ struct TileShape {
   static constexpr int kM = kM_, kN = kN_, kWarpsM = kWarpsM_, kWarpsN = kWarpsN_, kStages = kStages_;
   static constexpr int kThreads = kWarpsM * kWarpsN * 32;
   static constexpr int kWarpM = kM / kWarpsM, kWarpN = kN / kWarpsN;
+  // Blocks that should share a multiprocessor, so that one multiplies while another waits: bounds the registers at 128 a thread.
+  static constexpr int kBlocks = Math::kTensorCore && kThreads < 512 ? 512 / kThreads : 1;
   using Warp = WarpMath<Math, kWarpM, kWarpN>;
   static_assert(kM % (kWarpsM * 16) == 0 && kN % (kWarpsN * 16) == 0, "warps tile the block in whole fragments");
   // By value: a static member of class type would have to exist on the device.
@@ -33,52 +37,78 @@ template <class Math, Shape kShape>
 using ShapeOf = TileShape<Math, shape_size(kShape).m, shape_size(kShape).n, shape_size(kShape).warps_m, shape_size(kShape).warps_n,
                           shape_size(kShape).stages>;
 
-// One stage of B: 64 bytes of the reduction for kN output channels of one tap, zeros past the last channel.
+// Copies of the weights: one stage is 128 bytes of the reduction for kN output channels of some taps, zeros past the last channel.
+// Thread t copies chunk t % 8 of the rows t / 8, t / 8 + threads / 8, ...
 template <class Block>
-LIGHTOPS_DEVICE void issue_weights(unsigned char* stage, const unsigned char* weight, int row_elements, int tap, int chunk,
-                                   int column, int columns) {
-  using Math = typename Block::Math;
-  const int quarter = thread_index() % kRowChunks;
-  const int k = chunk * kRowElements<Math> + quarter * kChunkElements<Math>;
-  const auto* rows = reinterpret_cast<const typename Math::Store*>(weight) + static_cast<int64_t>(tap) * columns * row_elements;
-#pragma unroll
-  for (int n = thread_index() / kRowChunks; n < Block::kN; n += Block::kThreads / kRowChunks) {
-    const bool on = column + n < columns && k < row_elements;
-    cp_async16(stage + tile_offset(n, quarter), rows + (on ? static_cast<int64_t>(column + n) * row_elements + k : 0), on);
+struct Weights {
+  using Store = typename Block::Math::Store;
+  static constexpr int kRows = Block::kThreads / kRowChunks;  // copied at a time
+  static constexpr int kCopies = (Block::kN + kRows - 1) / kRows;
+  const Store* row;     // the thread's first, chunk 0 of tap 0
+  int64_t tap_elements;
+  int step_elements;    // to the thread's next row
+  int valid;            // how many of the thread's rows of a tap exist
+  int row_elements, k;
+
+  LIGHTOPS_DEVICE Weights(const unsigned char* weight, int row_length, int column, int columns) : row_elements(row_length) {
+    const int first = column + thread_index() / kRowChunks;
+    k = thread_index() % kRowChunks * kChunkElements<typename Block::Math>;
+    valid = Block::kN >= kRows || thread_index() / kRowChunks < Block::kN ? (columns - first + kRows - 1) / kRows : 0;
+    row = reinterpret_cast<const Store*>(weight) + (valid > 0 ? static_cast<int64_t>(first) * row_length : 0);
+    tap_elements = static_cast<int64_t>(columns) * row_length;
+    step_elements = kRows * row_length;
   }
-}
+
+  // `count` taps from `tap` on.
+  LIGHTOPS_DEVICE void issue(unsigned char* stage, int tap, int count, int chunk) const {
+    const int at = chunk * kRowElements<typename Block::Math> + k;
+    const bool some = at < row_elements;
+    const Store* from = row + (some ? tap * tap_elements + at : 0);
+    unsigned char* to = stage + tile_offset(thread_index() / kRowChunks, thread_index() % kRowChunks);
+    for (int t = 0; t < count; ++t, from += some ? tap_elements : 0, to += Block::kN * kRowBytes) {
+#pragma unroll
+      for (int i = 0; i < kCopies; ++i) {
+        const bool on = some && i < valid;
+        if (Block::kN >= kRows || thread_index() / kRowChunks < Block::kN) cp_async16(to + i * kRows * kRowBytes, from + (on ? i * step_elements : 0), on);
+      }
+    }
+  }
+};
 
 template <class Block, class Loader>
-LIGHTOPS_DEVICE void accumulate(const ConvArgs& a, Loader& loader, unsigned char* shared, int column, int first_chunk, int last_chunk,
-                                typename Block::Warp& warp) {
+LIGHTOPS_DEVICE void accumulate(const ConvArgs& a, Loader& loader, unsigned char* shared, const int* tap_table, int column,
+                                int first_chunk, int last_chunk, typename Block::Warp& warp) {
   using Warp = typename Block::Warp;
+  constexpr int kChunkSteps = kRowBytes / kStepBytes;
   const int taps = !Loader::kManyTaps ? 1 : a.geometry.kernel_h * a.geometry.kernel_w;
-  const int stages_a = a_stages(taps, Block::kStages);
-  const int stage_bytes = a.tile.slots * kRowBytes;
+  const int group = !Loader::kManyTaps ? 1 : a.tap_group, groups = !Loader::kManyTaps ? 1 : (taps + group - 1) / group;
+  const int stages_a = !Loader::kManyTaps ? Block::kStages : a_stages(groups, Block::kStages);
+  const int stage_bytes = a.tile.slots * kRowBytes, stage_bytes_b = group * Block::kN * kRowBytes;
   unsigned char* const stages_b = shared + stages_a * stage_bytes;
   int rows[Warp::kLaneRows];
 #pragma unroll
   for (int i = 0; i < Warp::kLaneRows; ++i) {
     const int r = Block::warp_row() + Warp::lane_row(thread_index() % 32, i);
-    rows[i] = Loader::kGathered ? r : halo_slot(a.tile, a.geometry, r);
-    if (Loader::kGathered && r >= a.tile.slots) rows[i] = 0;
+    rows[i] = Loader::kManyTaps ? halo_slot(a.tile, a.geometry, r) : r < a.tile.slots ? r : 0;
   }
 
-  // Two counters run through (chunk, tap): one for the copies, kStages - 1 iterations ahead, one for the products.
+  const Weights<Block> weights(a.weight, a.row_elements, column, a.out.channels);
+  // Two counters run through (chunk, group): one for the copies, kStages - 1 iterations ahead, one for the products.
   int copy_chunk = first_chunk, copy_tap = 0, copy_a = 0, copy_b = 0;
   const auto copy_next = [&] {
     if (copy_chunk < last_chunk) {
       if (copy_tap == 0) {
-        loader.issue(copy_chunk, shared + copy_a * stage_bytes);
+        loader.issue(copy_chunk, shared + (Loader::kManyTaps ? copy_a : copy_b) * stage_bytes);
         copy_a = copy_a + 1 == stages_a ? 0 : copy_a + 1;
       }
-      issue_weights<Block>(stages_b + copy_b * Block::kN * kRowBytes, a.weight, a.row_elements, copy_tap, copy_chunk, column,
-                           a.out.channels);
+      weights.issue(stages_b + copy_b * stage_bytes_b, copy_tap, !Loader::kManyTaps ? 1 : taps - copy_tap < group ? taps - copy_tap : group,
+                    copy_chunk);
       copy_b = copy_b + 1 == Block::kStages ? 0 : copy_b + 1;
-      if (++copy_tap == taps) copy_tap = 0, ++copy_chunk;
+      if ((copy_tap += group) >= taps) copy_tap = 0, ++copy_chunk;
     }
     cp_async_commit();  // also when empty: the wait below counts groups
   };
+  loader.start(first_chunk);
 #pragma unroll
   for (int s = 0; s < Block::kStages - 1; ++s) copy_next();
 
@@ -86,18 +116,28 @@ LIGHTOPS_DEVICE void accumulate(const ConvArgs& a, Loader& loader, unsigned char
   int stage_a = 0, stage_b = 0;
 #pragma unroll 1
   for (int chunk = first_chunk; chunk < last_chunk; ++chunk) {
-    unsigned char* const tile = shared + stage_a * stage_bytes;
+    unsigned char* const tile = shared + (Loader::kManyTaps ? stage_a : stage_b) * stage_bytes;  // one tap: A and B in step
+    const int steps = a.steps - chunk * kChunkSteps;
 #pragma unroll 1
-    for (int tap = 0; tap < taps; ++tap) {
+    for (int first_tap = 0; first_tap < taps; first_tap += group) {
       cp_async_wait<Block::kStages - 2>();
-      if (tap == 0) loader.finish(chunk, tile);
+      if (first_tap == 0) loader.finish(chunk, tile);
       sync_threads();
       copy_next();
-      const int shift = !Loader::kManyTaps ? 0 : tap_slot(a.tile, a.geometry, tap);
-      int shifted[Warp::kLaneRows];
+      unsigned char* const b = stages_b + stage_b * stage_bytes_b;
+      if constexpr (!Loader::kManyTaps) {
+        warp.multiply(tile, rows, b, Block::warp_column(), steps);
+      } else {
+        const int last_tap = first_tap + group < taps ? first_tap + group : taps;
+#pragma unroll 1
+        for (int tap = first_tap; tap < last_tap; ++tap) {
+          const int shift = load_shared<int>(tap_table + tap);
+          int shifted[Warp::kLaneRows];
 #pragma unroll
-      for (int i = 0; i < Warp::kLaneRows; ++i) shifted[i] = rows[i] + shift;
-      warp.step(tile, shifted, stages_b + stage_b * Block::kN * kRowBytes, Block::warp_column());
+          for (int i = 0; i < Warp::kLaneRows; ++i) shifted[i] = rows[i] + shift;
+          warp.multiply(tile, shifted, b + (tap - first_tap) * Block::kN * kRowBytes, Block::warp_column(), steps);
+        }
+      }
       stage_b = stage_b + 1 == Block::kStages ? 0 : stage_b + 1;
     }
     stage_a = stage_a + 1 == stages_a ? 0 : stage_a + 1;
@@ -108,11 +148,12 @@ LIGHTOPS_DEVICE void accumulate(const ConvArgs& a, Loader& loader, unsigned char
 
 // Grid: x = tile * column tiles + column tile (column tiles of one tile run together, so that A comes from L2), y = split.
 template <class Block, class Loader, bool kPooledOutput>
-LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(Block::kThreads, 1) implicit_gemm_kernel(LIGHTOPS_PARAMS(ConvArgs) a) {
+LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(Block::kThreads, Block::kBlocks) implicit_gemm_kernel(LIGHTOPS_PARAMS(ConvArgs) a) {
   using Math = typename Block::Math;
-  unsigned char* const shared = shared_memory();
-  const int column = block_x() % a.column_tiles * Block::kN;
-  TilePlace place = place_tile(a.tile, block_x() / a.column_tiles);
+  const Tables tables(shared_memory(), Block::kM, Block::kN);
+  unsigned char* const shared = shared_memory() + tables_bytes(Block::kM, Block::kN);
+  const int tile = block_x() / a.column_tiles, column = (block_x() - tile * a.column_tiles) * Block::kN;
+  TilePlace place = place_tile(a.tile, tile);
   int pool_y = 0, pool_x = 0;
   if (kPooledOutput) {
     // The tile counts pool outputs; the convolution pixels they need start here (perhaps outside, where nothing is read).
@@ -120,26 +161,33 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(Block::kThreads, 1) implicit_gemm_kernel(
     pool_x = place.x / a.tile.tile_w * a.pooled_w;
     place.y = pool_y * a.pool.stride_h - a.pool.pad_h;
     place.x = pool_x * a.pool.stride_w - a.pool.pad_w;
+  } else {
+    tables.fill_pixels(a.tile, place, a.out.height, a.out.width, Block::kM, Block::kThreads);
   }
+  tables.fill_bias(a.bias, column, a.out.channels, Block::kN, Block::kThreads);
   const int taps = !Loader::kManyTaps ? 1 : a.geometry.kernel_h * a.geometry.kernel_w;
-  Loader loader(a, place, shared + stages_bytes(Block::size(), a.tile.slots, taps, sizeof(typename Math::Store)));
+  const int group = !Loader::kManyTaps ? 1 : a.tap_group;
+  if (Loader::kManyTaps) {
+    tables.fill_taps(a.tile, a.geometry, Block::kThreads);
+  }
+  // The tables are read behind the pipeline's first barrier.
+  Loader loader(a, place, shared + stages_bytes(Block::size(), a.tile.slots, (taps + group - 1) / group, group, sizeof(typename Math::Store)));
 
   const int first = block_y() * a.chunks_per_split;
   const int last = first + a.chunks_per_split < a.chunks ? first + a.chunks_per_split : a.chunks;
   typename Block::Warp sums;
-  accumulate<Block>(a, loader, shared, column, first, last, sums);
+  accumulate<Block>(a, loader, shared, tables.tap, column, first, last, sums);
 
   if (a.partial) {
-    store_partial(sums, a, place, block_y(), Block::warp_row(), Block::warp_column(), column);
+    store_partial(sums, a, tables.pixel, place.image, block_y(), Block::warp_row(), Block::warp_column(), column);
     return;
   }
-  stage_tile<Math, Block::kN>(shared, sums, Block::warp_row(), Block::warp_column(), a.bias, column, a.out.channels,
-                              Activation(a.act));
+  stage_tile<Math, Block::kN>(shared, sums, Block::warp_row(), Block::warp_column(), tables.bias, Activation<Math>(a.act));
   sync_threads();
   if constexpr (kPooledOutput)
     store_pooled_tile<Math, Block::kN, Block::kThreads>(shared, a, place, pool_y, pool_x, column);
   else
-    store_tile<Math, Block::kM, Block::kN, Block::kThreads>(shared, a.out, a.residual, a.tile, place, column);
+    store_tile<Math, Block::kM, Block::kN, Block::kThreads>(shared, a.out, a.residual, tables.pixel, place.image, column);
 }
 
 // Adds the splits of a reduction in order (so the result does not depend on timing), then bias, activation, residual.
@@ -178,16 +226,16 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(256, 1) add_splits_kernel(LIGHTOPS_PARAMS
     }
   }
   const int64_t offset = pixel_offset(a.out, image, pixel);
-  const Activation act(a.act);
+  const Activation<Math> act(a.act);
   float other[kElements] = {};
   if (a.residual.data)
     unpack<Math>(load_chunk<Math>(a.residual, pixel_offset(a.residual, image, pixel), c, on), other);
 #pragma unroll
-  for (int e = 0; e < kElements; ++e) {
-    const float bias = a.bias ? load_global(a.bias + c + e, on && c + e < a.out.channels) : 0.f;
-    v[e] = act(v[e] + bias) + other[e];
-  }
-  store_chunk<Math>(a.out, offset, c, v, on);
+  for (int e = 0; e < kElements; ++e) v[e] += a.bias ? load_global(a.bias + c + e, on && c + e < a.out.channels) : 0.f;
+  act.apply(v);
+#pragma unroll
+  for (int e = 0; e < kElements; ++e) v[e] += other[e];
+  store_chunk<Math>(a.out, offset, c, pack<Math>(v), on);
 }
 
 }  // namespace lightops::cuda

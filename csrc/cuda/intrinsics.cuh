@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #ifdef LIGHTOPS_EMULATE
 #include "device.h"
@@ -21,6 +22,12 @@ namespace lightops::cuda {
 
 struct alignas(16) Vec16 {
   uint32_t w[4];
+};
+struct alignas(8) Vec8 {
+  uint32_t w[2];
+};
+struct Word {
+  uint32_t w[1];
 };
 
 LIGHTOPS_DEVICE int thread_index() { return static_cast<int>(threadIdx.x); }
@@ -45,6 +52,43 @@ LIGHTOPS_DEVICE uint32_t round_tf32(uint32_t bits) {
 LIGHTOPS_DEVICE float bits_to_float(uint32_t bits) { return __uint_as_float(bits); }
 LIGHTOPS_DEVICE uint32_t float_to_bits(float value) { return __float_as_uint(value); }
 LIGHTOPS_DEVICE float exp_approx(float x) { return __expf(x); }
+// Within one unit in the last place.
+LIGHTOPS_DEVICE float reciprocal_approx(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+// Two values to one register and back: one instruction a pair.
+LIGHTOPS_DEVICE uint32_t pack_f16x2(float low, float high) {
+  const __half2 pair = __floats2half2_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
+LIGHTOPS_DEVICE uint32_t pack_bf16x2(float low, float high) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
+// NaN wins, unlike fmaxf and fminf.
+LIGHTOPS_DEVICE float max_nan(float a, float b) {
+  float larger;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(larger) : "f"(a), "f"(b));
+  return larger;
+}
+LIGHTOPS_DEVICE float min_nan(float a, float b) {
+  float smaller;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(smaller) : "f"(a), "f"(b));
+  return smaller;
+}
+#define LIGHTOPS_PAIRWISE(name, instruction)                                       \
+  LIGHTOPS_DEVICE uint32_t name(uint32_t a, uint32_t b) {                          \
+    uint32_t result;                                                               \
+    asm(instruction " %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));               \
+    return result;                                                                 \
+  }
+LIGHTOPS_PAIRWISE(max_nan_f16x2, "max.NaN.f16x2")
+LIGHTOPS_PAIRWISE(min_nan_f16x2, "min.NaN.f16x2")
+LIGHTOPS_PAIRWISE(max_nan_bf16x2, "max.NaN.bf16x2")
+LIGHTOPS_PAIRWISE(min_nan_bf16x2, "min.NaN.bf16x2")
+#undef LIGHTOPS_PAIRWISE
 
 // --- barriers and warp instructions ----------------------------------------------------------------------------------
 LIGHTOPS_DEVICE void sync_threads() { __syncthreads(); }
@@ -52,6 +96,8 @@ LIGHTOPS_DEVICE void named_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 LIGHTOPS_DEVICE void sync_warp() { __syncwarp(); }
+// Whether the condition holds in any lane of the warp.
+LIGHTOPS_DEVICE bool any_lane(bool condition) { return __any_sync(0xffffffffu, condition); }
 LIGHTOPS_DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 
 LIGHTOPS_DEVICE uint32_t shared_address(const void* pointer) {
@@ -110,6 +156,11 @@ LIGHTOPS_DEVICE V load_shared(const void* address) {
   if constexpr (sizeof(V) == 16) {
     const uint4 raw = *static_cast<const uint4*>(address);
     return V{{raw.x, raw.y, raw.z, raw.w}};
+  } else if constexpr (sizeof(V) == 8) {
+    const uint2 raw = *static_cast<const uint2*>(address);
+    V value;
+    memcpy(&value, &raw, 8);
+    return value;
   } else {
     return *static_cast<const V*>(address);
   }
@@ -118,6 +169,8 @@ template <class V>
 LIGHTOPS_DEVICE void store_shared(void* address, V value) {
   if constexpr (sizeof(V) == 16)
     *static_cast<uint4*>(address) = make_uint4(value.w[0], value.w[1], value.w[2], value.w[3]);
+  else if constexpr (sizeof(V) == 8)
+    *static_cast<uint2*>(address) = *reinterpret_cast<const uint2*>(&value);
   else
     *static_cast<V*>(address) = value;
 }

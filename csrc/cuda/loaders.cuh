@@ -1,8 +1,9 @@
-// A-loaders of the implicit GEMM: each fills one stage of the shared A tile with 64 bytes of channels per row.
+// A-loaders of the implicit GEMM: each fills one stage of the shared A tile with 128 bytes of channels per row.
+//   start(chunk)          runs once, before the first chunk
 //   issue(chunk, stage)   starts the copies of a chunk of the reduction
 //   finish(chunk, stage)  runs after the copies have landed, on the thread's own 16-byte chunks only, so that it needs no
 //                         barrier beyond the one the pipeline has anyway
-// Thread t owns chunk t % 4 of the rows t / 4, t / 4 + threads / 4, ...: four neighbours read one 64-byte row, and one
+// Thread t owns chunk t % 8 of the rows t / 8, t / 8 + threads / 8, ...: eight neighbours read one 128-byte row, and one
 // thread meets one set of channels only, so the scale-shift pairs are fetched once per stage.
 #pragma once
 
@@ -17,15 +18,17 @@ struct HaloLoader {
   static constexpr bool kManyTaps = kTapsMany;
   static constexpr int kElements = kChunkElements<Math>;
   static constexpr bool kGathered = false;
+  // The swizzle of a row depends on row % 8: the same for all rows of a thread.
+  static_assert(kThreads / kRowChunks % 8 == 0, "a thread's rows are whole swizzle periods apart");
 
   const ConvArgs& args;
   const float* pairs;
   int padded;
-  int image;
   int pixel[kMaxRows];  // y * width + x; -1: padding, -2: no such slot
+  const typename Math::Store* image;
 
   LIGHTOPS_DEVICE HaloLoader(const ConvArgs& a, TilePlace place, unsigned char* extra)
-      : args(a), pairs(reinterpret_cast<float*>(extra)), image(place.image) {
+      : args(a), pairs(reinterpret_cast<float*>(extra)), image(element<Math>(a.x, place.image * a.x.image)) {
     const Tile& t = a.tile;
     const Geometry& g = a.geometry;
     padded = a.chunks * kRowElements<Math>;
@@ -36,8 +39,12 @@ struct HaloLoader {
 #pragma unroll
     for (int i = 0; i < kMaxRows; ++i) {
       const int slot = thread_index() / kRowChunks + i * (kThreads / kRowChunks);
-      const int in_row = slot % t.pitch, phase = in_row / t.sub_pitch;
-      const int hy = slot / t.pitch, hx = in_row % t.sub_pitch * g.stride_w + phase;
+      const int hy = divided(slot, t.by_pitch), in_row = slot - hy * t.pitch;
+      int hx = in_row, phase = 0;
+      if (g.stride_w > 1) {
+        phase = divided(in_row, t.by_sub_pitch);
+        hx = (in_row - phase * t.sub_pitch) * g.stride_w + phase;
+      }
       const int y = place.y * g.stride_h - g.pad_h + hy, x = place.x * g.stride_w - g.pad_w + hx;
       const bool exists = slot < t.slots && phase < g.stride_w && hx < t.halo_w;
       const bool inside = y >= 0 && y < a.x.height && x >= 0 && x < a.x.width;
@@ -47,38 +54,61 @@ struct HaloLoader {
 
   LIGHTOPS_DEVICE int channel(int chunk) const { return chunk * kRowElements<Math> + thread_index() % kRowChunks * kElements; }
   LIGHTOPS_DEVICE unsigned char* mine(unsigned char* stage, int i) const {
-    return stage + tile_offset(thread_index() / kRowChunks + i * (kThreads / kRowChunks), thread_index() % kRowChunks);
+    return stage + tile_offset(thread_index() / kRowChunks, thread_index() % kRowChunks) + i * (kThreads / kRowChunks) * kRowBytes;
   }
+
+  LIGHTOPS_DEVICE void start(int) {}
 
   LIGHTOPS_DEVICE void issue(int chunk, unsigned char* stage) {
     const int c = channel(chunk);
+    const bool some = c < args.x.channels;
+    const auto* from = image + (some ? c : 0);
+    if (args.x.vector) {
+#pragma unroll
+      for (int i = 0; i < kMaxRows; ++i) {
+        if (pixel[i] == -2) continue;
+        const bool on = pixel[i] >= 0 && some;
+        cp_async16(mine(stage, i), from + (on ? pixel[i] * args.x.pixel : 0), on);
+      }
+      return;
+    }
+    // Channels that are not whole chunks, one by one.
 #pragma unroll
     for (int i = 0; i < kMaxRows; ++i) {
       if (pixel[i] == -2) continue;
-      const bool on = pixel[i] >= 0 && c < args.x.channels;
-      const int64_t offset = pixel_offset(args.x, image, on ? pixel[i] : 0);
-      if (args.x.vector)
-        cp_async16(mine(stage, i), element<Math>(args.x, offset + (on ? c : 0)), on);
-      else
-        store_shared(mine(stage, i), load_chunk<Math>(args.x, offset, c, on));
+#pragma unroll 1
+      for (int e = 0; e < kElements; ++e) {
+        const bool on = pixel[i] >= 0 && c + e < args.x.channels;
+        store_shared(mine(stage, i) + e * sizeof(typename Math::Store), load_global(from + (on ? pixel[i] * args.x.pixel + e : 0), on));
+      }
     }
   }
 
   LIGHTOPS_DEVICE void finish(int chunk, unsigned char* stage) {
     if (!args.scale && args.pre_act == 0) return;
-    const int c = channel(chunk);
-    const Activation act(args.pre_act);
+    const Activation<Math> act(args.pre_act);
+    if (!args.scale) {
+#pragma unroll
+      for (int i = 0; i < kMaxRows; ++i) {
+        if (pixel[i] < 0) continue;
+        float v[kElements];
+        unpack<Math>(load_shared<Vec16>(mine(stage, i)), v);
+        Vec16 raw;
+        act.pack(v, raw);
+        store_shared(mine(stage, i), raw);
+      }
+      return;
+    }
+    const Affine<Math> affine(pairs, padded, channel(chunk));
 #pragma unroll
     for (int i = 0; i < kMaxRows; ++i) {
       if (pixel[i] < 0) continue;
       float v[kElements];
       unpack<Math>(load_shared<Vec16>(mine(stage, i)), v);
-      if (args.scale)
-        scale_shift_act<Math>(v, pairs, padded, c, act);
-      else
-#pragma unroll
-        for (int e = 0; e < kElements; ++e) v[e] = act(v[e]);
-      store_shared(mine(stage, i), pack<Math>(v));
+      affine.apply(v);
+      Vec16 raw;
+      act.pack(v, raw);
+      store_shared(mine(stage, i), raw);
     }
   }
 };
@@ -89,92 +119,182 @@ using SpatialLoader = HaloLoader<Math, kThreads, kMaxRows, true>;
 template <class Math, int kThreads, int kMaxRows>
 using PointwiseLoader = HaloLoader<Math, kThreads, kMaxRows, false>;
 
-// DenseNet's transition: batch norm, activation and the 2x2 average before the 1x1 convolution, in registers.
+// DenseNet's transition: batch norm, activation and the 2x2 average before the 1x1 convolution. The four pixels of a row are
+// fetched into registers while the chunk before is multiplied, and averaged into the stage when its turn comes.
 template <class Math, int kThreads, int kMaxRows>
-struct PooledLoader : PointwiseLoader<Math, kThreads, kMaxRows> {
-  using Base = PointwiseLoader<Math, kThreads, kMaxRows>;
+struct PooledLoader {
+  static constexpr bool kManyTaps = false, kGathered = false;
   static constexpr int kElements = kChunkElements<Math>;
-  int tile_y, tile_x;
+
+  const ConvArgs& args;
+  const float* pairs;
+  int padded;
+  int corner[kMaxRows];  // y * width + x of the row's first pixel, -1: no such row
+  const typename Math::Store* image;
+  Vec16 fetched[kMaxRows][4];
 
   LIGHTOPS_DEVICE PooledLoader(const ConvArgs& a, TilePlace place, unsigned char* extra)
-      : Base(a, place, extra), tile_y(place.y), tile_x(place.x) {}
-
-  LIGHTOPS_DEVICE void issue(int chunk, unsigned char* stage) {
-    const ConvArgs& a = this->args;
-    const Activation act(a.pre_act);
-    const int c = this->channel(chunk);
+      : args(a), pairs(reinterpret_cast<float*>(extra)), padded(a.chunks * kRowElements<Math>),
+        image(element<Math>(a.x, place.image * a.x.image)) {
+    stage_scale_shift(reinterpret_cast<float*>(extra), a.scale, a.shift, a.x.channels, padded, kThreads);
+    sync_threads();
 #pragma unroll
     for (int i = 0; i < kMaxRows; ++i) {
       const int r = thread_index() / kRowChunks + i * (kThreads / kRowChunks);
-      if (r >= a.tile.slots) break;
-      const int y = tile_y + r / a.tile.tile_w, x = tile_x + r % a.tile.tile_w;
+      const int row = divided(r, a.tile.by_tile_w), y = place.y + row, x = place.x + r - row * a.tile.tile_w;
       const bool on = r < a.tile.tile_h * a.tile.tile_w && y < a.out.height && x < a.out.width;
+      corner[i] = on ? 2 * y * a.x.width + 2 * x : -1;
+    }
+  }
+
+  LIGHTOPS_DEVICE int channel(int chunk) const { return chunk * kRowElements<Math> + thread_index() % kRowChunks * kElements; }
+
+  LIGHTOPS_DEVICE void start(int chunk) { fetch(chunk); }
+  LIGHTOPS_DEVICE void fetch(int chunk) {
+    const int c = channel(chunk);
+    const int64_t first = image - element<Math>(args.x, 0);
+#pragma unroll
+    for (int i = 0; i < kMaxRows; ++i)
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        const bool on = corner[i] >= 0 && chunk < args.chunks;
+        fetched[i][k] = load_chunk<Math>(args.x, first + (on ? corner[i] + k / 2 * args.x.width + k % 2 : 0) * args.x.pixel, c, on);
+      }
+  }
+
+  LIGHTOPS_DEVICE void issue(int, unsigned char*) {}
+
+  LIGHTOPS_DEVICE void finish(int chunk, unsigned char* stage) {
+    const Activation<Math> act(args.pre_act);
+    const int c = channel(chunk);
+    const Affine<Math> affine(pairs, padded, c);
+#pragma unroll
+    for (int i = 0; i < kMaxRows; ++i) {
       float mean[kElements] = {};
 #pragma unroll
-      for (int corner = 0; corner < 4; ++corner) {
-        const int64_t at = on ? static_cast<int64_t>(2 * y + corner / 2) * a.x.width + 2 * x + corner % 2 : 0;
+      for (int k = 0; k < 4; ++k) {
         float v[kElements];
-        unpack<Math>(load_chunk<Math>(a.x, pixel_offset(a.x, this->image, at), c, on), v);
-        scale_shift_act<Math>(v, this->pairs, this->padded, c, act);
+        unpack<Math>(fetched[i][k], v);
+        affine.apply(v);
+        act.apply(v);
 #pragma unroll
         for (int e = 0; e < kElements; ++e) mean[e] += v[e];
       }
-      const bool real = on && c < a.x.channels;
+      const bool real = corner[i] >= 0 && c < args.x.channels;
 #pragma unroll
       for (int e = 0; e < kElements; ++e) mean[e] = real ? mean[e] * 0.25f : 0.f;
-      store_shared(this->mine(stage, i), pack<Math>(mean));
+      store_shared(stage + tile_offset(thread_index() / kRowChunks, thread_index() % kRowChunks) + i * (kThreads / kRowChunks) * kRowBytes,
+                   pack<Math>(mean));
     }
+    fetch(chunk + 1);
   }
-
-  LIGHTOPS_DEVICE void finish(int, unsigned char*) {}
 };
 
-// Any geometry, channel count and layout: the reduction runs over (tap, channel) flattened, so a stem with 3 channels wastes
-// no lanes on padding. Elements are gathered one by one; neighbouring k are neighbouring addresses in pixel-major input.
-template <class Math, int kThreads>
+// A few input channels (the stem): the reduction runs over (tap, channel) flattened, so that no lanes are wasted on padding. The
+// input under the tile's windows is copied to shared memory once, zeros for padding, and the rows of A are put together there.
+// The copy is made of lines: rows of pixels, or rows of each plane; in 16-byte chunks where lines of the input start and end at such.
+template <class Math, int kThreads, int kMaxRows>
 struct GatherLoader {
   static constexpr int kElements = kChunkElements<Math>;
   static constexpr bool kGathered = true, kManyTaps = false;
+  using Store = typename Math::Store;
 
   const ConvArgs& args;
-  int* taps;  // per k: dy << 24 | dx << 16 | channel
-  int image, first_y, first_x;
+  const int* offsets;  // of every k: elements from a row's first, -1 past the reduction
+  const Store* patch;  // [line][gather_pitch]
+  int base[kMaxRows];  // element of the row's first tap
 
   LIGHTOPS_DEVICE GatherLoader(const ConvArgs& a, TilePlace place, unsigned char* extra)
-      : args(a), taps(reinterpret_cast<int*>(extra)), image(place.image) {
+      : args(a), offsets(reinterpret_cast<int*>(extra)) {
     const Geometry& g = a.geometry;
-    first_y = place.y * g.stride_h - g.pad_h;
-    first_x = place.x * g.stride_w - g.pad_w;
-    const int depth = g.kernel_h * g.kernel_w * a.x.channels;
-    for (int k = thread_index(); k < a.chunks * kRowElements<Math>; k += kThreads) {
-      const int tap = k / a.x.channels;
-      const int packed = tap / g.kernel_w * g.dilation_h << 24 | tap % g.kernel_w * g.dilation_w << 16 | k % a.x.channels;
-      store_shared(taps + k, k < depth ? packed : -1);
+    const Tile& t = a.tile;
+    const bool planar = a.gather_channel != 1;
+    const int padded = a.chunks * kRowElements<Math>, channels = a.x.channels, inner = planar ? 1 : channels;
+    const int pitch = a.gather_pitch, plane = planar ? t.halo_h * pitch : 1;
+    auto* const copy = reinterpret_cast<Store*>(extra + padded * 4);
+    patch = copy;
+    const int first_y = place.y * g.stride_h - g.pad_h, first = (place.x * g.stride_w - g.pad_w) * inner;
+    const int phase = a.x.vector ? first & (kElements - 1) : 0, line_elements = a.x.width * inner;
+    const Store* const image = element<Math>(a.x, place.image * a.x.image);
+    const auto line_of = [&](int line, bool* on) {
+      const int c = planar ? line / t.halo_h : 0, y = first_y + line - c * t.halo_h;
+      *on = y >= 0 && y < a.x.height;
+      return *on ? image + y * a.gather_row + c * a.gather_channel : image;
+    };
+    const int lines = planar ? t.halo_h * channels : t.halo_h;
+    if (a.x.vector) {
+      const int chunks = pitch / kElements;
+      for (int i = thread_index(); i < lines * chunks; i += kThreads) {
+        const int line = i / chunks, e = first - phase + (i - line * chunks) * kElements;
+        bool on;
+        const Store* const from = line_of(line, &on);
+        on = on && e >= 0 && e < line_elements;
+        cp_async16(copy + i * kElements, from + (on ? e : 0), on);
+      }
+      cp_async_commit();
+    } else {
+      const int width = t.halo_w * inner;
+      for (int i = thread_index(); i < lines * width; i += kThreads) {
+        const int line = i / width, at = i - line * width, px = at / inner, x = place.x * g.stride_w - g.pad_w + px;
+        bool on;
+        const Store* const from = line_of(line, &on);
+        on = on && x >= 0 && x < a.x.width;
+        store_shared(copy + line * pitch + at, load_global(from + (on ? x * a.gather_column + at - px * inner : 0), on));
+      }
     }
+    for (int k = thread_index(); k < padded; k += kThreads) {
+      const int tap = k / channels, ky = tap / g.kernel_w, kx = tap - ky * g.kernel_w, c = k - tap * channels;
+      const bool real = tap < g.kernel_h * g.kernel_w;
+      store_shared(reinterpret_cast<int*>(extra) + k, real ? ky * g.dilation_h * pitch + kx * g.dilation_w * inner + c * plane : -1);
+    }
+#pragma unroll
+    for (int i = 0; i < kMaxRows; ++i) {
+      const int r = thread_index() / kRowChunks + i * (kThreads / kRowChunks);
+      const int row = divided(r, t.by_tile_w);
+      base[i] = phase + (r < t.tile_h * t.tile_w ? row * g.stride_h * pitch + (r - row * t.tile_w) * g.stride_w * inner : 0);
+    }
+    cp_async_wait<0>();
     sync_threads();
   }
 
+  LIGHTOPS_DEVICE void start(int) {}
+
   LIGHTOPS_DEVICE void issue(int chunk, unsigned char* stage) {
-    const Geometry& g = args.geometry;
-    const Activation act(args.pre_act);
-    const int quarter = thread_index() % kRowChunks;
-    const int k0 = chunk * kRowElements<Math> + quarter * kElements;
-#pragma unroll 1
-    for (int r = thread_index() / kRowChunks; r < args.tile.slots; r += kThreads / kRowChunks) {
-      const int y0 = first_y + r / args.tile.tile_w * g.stride_h, x0 = first_x + r % args.tile.tile_w * g.stride_w;
-      float v[kElements];
+    // Past the last step nothing is read.
+    constexpr int kStepChunks = kStepBytes / kChunkBytes;
+    if (chunk * kRowChunks + thread_index() % kRowChunks >= args.steps * kStepChunks) return;
+    const int k0 = chunk * kRowElements<Math> + thread_index() % kRowChunks * kElements;
+    int offset[kElements];
+    bool whole = true;
+#pragma unroll
+    for (int e = 0; e < kElements; e += 4) {
+      const Vec16 raw = load_shared<Vec16>(offsets + k0 + e);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) offset[e + i] = static_cast<int>(raw.w[i]), whole = whole && offset[e + i] >= 0;
+    }
+    unsigned char* const to = stage + tile_offset(thread_index() / kRowChunks, thread_index() % kRowChunks);
+    if (whole)
+      gather<false>(offset, to);
+    else
+      gather<true>(offset, to);
+  }
+
+  // kTail: some of the chunk lie past the reduction and are zero.
+  template <bool kTail>
+  LIGHTOPS_DEVICE void gather(const int (&offset)[kElements], unsigned char* to) {
+#pragma unroll
+    for (int i = 0; i < kMaxRows; ++i) {
+      Vec16 row{};
 #pragma unroll
       for (int e = 0; e < kElements; ++e) {
-        const int tap = load_shared<int>(taps + k0 + e);
-        const int y = y0 + (tap >> 24 & 127), x = x0 + (tap >> 16 & 255), c = tap & 0xffff;
-        const bool on = tap >= 0 && y >= 0 && y < args.x.height && x >= 0 && x < args.x.width;
-        const int64_t offset =
-            on ? image * args.x.image + y * args.gather_row + x * args.gather_column + c * args.gather_channel : 0;
-        v[e] = Math::load(load_global(element<Math>(args.x, offset), on));
-        if (args.scale) v[e] = v[e] * load_global(args.scale + c, on) + load_global(args.shift + c, on);
-        v[e] = on ? act(v[e]) : 0.f;
+        const bool off = kTail && offset[e] < 0;
+        const Store value = load_shared<Store>(patch + (off ? 0 : base[i] + offset[e]));
+        if constexpr (sizeof(Store) == 4)
+          row.w[e] = off ? 0u : float_to_bits(value);
+        else
+          row.w[e / 2] |= off ? 0u : static_cast<uint32_t>(value) << (e % 2 * 16);
       }
-      store_shared(stage + tile_offset(r, quarter), pack<Math>(v));
+      store_shared(to + i * (kThreads / kRowChunks) * kRowBytes, row);
     }
   }
 

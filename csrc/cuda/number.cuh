@@ -1,5 +1,5 @@
-// Element types and the arithmetic each kernel is instantiated for. A row of a shared tile is 64 bytes wide whatever the type:
-// 32 halves or 16 floats, so one set of tile, copy and ldmatrix code serves all.
+// Element types and the arithmetic each kernel is instantiated for. A row of a shared tile is 128 bytes wide whatever the type:
+// 64 halves or 32 floats, so one set of tile, copy and ldmatrix code serves all.
 #pragma once
 
 #include "conv_args.h"
@@ -12,6 +12,10 @@ struct F16 {
   static constexpr bool kTensorCore = true;
   static LIGHTOPS_DEVICE float load(Store s) { return f16_to_float(s); }
   static LIGHTOPS_DEVICE Store store(float v) { return float_to_f16(v); }
+  static LIGHTOPS_DEVICE uint32_t store_pair(float low, float high) { return pack_f16x2(low, high); }
+  static LIGHTOPS_DEVICE uint32_t max_word(uint32_t a, uint32_t b) { return max_nan_f16x2(a, b); }
+  static LIGHTOPS_DEVICE uint32_t min_word(uint32_t a, uint32_t b) { return min_nan_f16x2(a, b); }
+  static constexpr uint32_t kInfinity = 0x7c007c00, kSix = 0x46004600;
   static LIGHTOPS_DEVICE void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t* b) { mma_f16(d, a, b); }
 };
 
@@ -20,6 +24,10 @@ struct BF16 {
   static constexpr bool kTensorCore = true;
   static LIGHTOPS_DEVICE float load(Store s) { return bf16_to_float(s); }
   static LIGHTOPS_DEVICE Store store(float v) { return float_to_bf16(v); }
+  static LIGHTOPS_DEVICE uint32_t store_pair(float low, float high) { return pack_bf16x2(low, high); }
+  static LIGHTOPS_DEVICE uint32_t max_word(uint32_t a, uint32_t b) { return max_nan_bf16x2(a, b); }
+  static LIGHTOPS_DEVICE uint32_t min_word(uint32_t a, uint32_t b) { return min_nan_bf16x2(a, b); }
+  static constexpr uint32_t kInfinity = 0x7f807f80, kSix = 0x40c040c0;
   static LIGHTOPS_DEVICE void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t* b) { mma_bf16(d, a, b); }
 };
 
@@ -29,6 +37,13 @@ struct F32 {
   static constexpr bool kTensorCore = false;
   static LIGHTOPS_DEVICE float load(Store s) { return s; }
   static LIGHTOPS_DEVICE Store store(float v) { return v; }
+  static LIGHTOPS_DEVICE uint32_t max_word(uint32_t a, uint32_t b) {
+    return float_to_bits(max_nan(bits_to_float(a), bits_to_float(b)));
+  }
+  static LIGHTOPS_DEVICE uint32_t min_word(uint32_t a, uint32_t b) {
+    return float_to_bits(min_nan(bits_to_float(a), bits_to_float(b)));
+  }
+  static constexpr uint32_t kInfinity = 0x7f800000, kSix = 0x40c00000;
 };
 
 // fp32 storage, operands rounded to tf32 (10 mantissa bits) for the tensor cores: only when the caller allows it.
@@ -47,10 +62,12 @@ constexpr int kChunkElements = kChunkBytes / static_cast<int>(sizeof(typename Ma
 template <class Math>
 constexpr int kRowElements = kRowChunks * kChunkElements<Math>;
 
-template <class Math>
-LIGHTOPS_DEVICE void unpack(const Vec16& raw, float (&v)[kChunkElements<Math>]) {
+// A vector of 32-bit words to floats and back.
+template <class Math, class Vec, int kCount>
+LIGHTOPS_DEVICE void unpack(const Vec& raw, float (&v)[kCount]) {
+  static_assert(kCount * sizeof(typename Math::Store) == sizeof(Vec), "as many values as the vector holds");
 #pragma unroll
-  for (int i = 0; i < kChunkElements<Math>; ++i) {
+  for (int i = 0; i < kCount; ++i) {
     if constexpr (sizeof(typename Math::Store) == 4)
       v[i] = bits_to_float(raw.w[i]);
     else
@@ -58,42 +75,82 @@ LIGHTOPS_DEVICE void unpack(const Vec16& raw, float (&v)[kChunkElements<Math>]) 
   }
 }
 
-template <class Math>
-LIGHTOPS_DEVICE Vec16 pack(const float (&v)[kChunkElements<Math>]) {
-  Vec16 raw{};
+template <class Math, class Vec, int kCount>
+LIGHTOPS_DEVICE void pack(const float (&v)[kCount], Vec& raw) {
+  static_assert(kCount * sizeof(typename Math::Store) == sizeof(Vec), "as many values as the vector holds");
 #pragma unroll
-  for (int i = 0; i < kChunkElements<Math>; ++i) {
+  for (int i = 0; i < static_cast<int>(sizeof(Vec) / 4); ++i) {
     if constexpr (sizeof(typename Math::Store) == 4)
       raw.w[i] = float_to_bits(v[i]);
     else
-      raw.w[i / 2] |= static_cast<uint32_t>(Math::store(v[i])) << (i % 2 * 16);
+      raw.w[i] = Math::store_pair(v[2 * i], v[2 * i + 1]);
   }
+}
+template <class Math>
+LIGHTOPS_DEVICE Vec16 pack(const float (&v)[kChunkElements<Math>]) {
+  Vec16 raw;
+  pack<Math>(v, raw);
   return raw;
 }
 
-// An activation by its code in lightops/common.h. none, relu and relu6 are one clamp; written with comparisons that a NaN
-// fails, so that a NaN comes out as NaN (fmaxf(NaN, 0) would give 0).
+// An activation by its code in lightops/common.h, on the words that values are packed into. none, relu and relu6 are one clamp, two
+// instructions a word, which keeps a NaN; rounding before clamping gives the same. The others are applied before packing.
+template <class Math>
 struct Activation {
-  float low, high;
+  uint32_t low, high;
   bool smooth, silu;
 
   explicit LIGHTOPS_DEVICE Activation(int code)
-      : low(code == 1 || code == 2 ? 0.f : bits_to_float(0xff800000u)),
-        high(code == 2 ? 6.f : bits_to_float(0x7f800000u)),
+      : low(code == 1 || code == 2 ? 0u : Math::kInfinity | (sizeof(typename Math::Store) == 4 ? 0x80000000u : 0x80008000u)),
+        high(code == 2 ? Math::kSix : Math::kInfinity),
         smooth(code >= 3),
         silu(code == 4) {}
 
-  LIGHTOPS_DEVICE float operator()(float v) const {
-    if (smooth) {
-      const float gate = v + 3.f;
-      return silu ? v / (1.f + exp_approx(-v)) : v * (gate < 0.f ? 0.f : gate > 6.f ? 6.f : gate) / 6.f;
+  LIGHTOPS_DEVICE float gated(float v) const {
+    const float gate = v + 3.f;
+    return silu ? v * reciprocal_approx(1.f + exp_approx(-v)) : v * (gate < 0.f ? 0.f : gate > 6.f ? 6.f : gate) * (1.f / 6.f);
+  }
+  LIGHTOPS_DEVICE uint32_t clamp(uint32_t word) const { return Math::min_word(Math::max_word(word, low), high); }
+
+  // kSmooth is asked once for a group of values: every thread of the grid answers alike.
+  template <bool kSmooth, class Vec, int kCount>
+  LIGHTOPS_DEVICE void pack_as(float (&v)[kCount], Vec& raw) const {
+    if constexpr (kSmooth) {
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) v[i] = gated(v[i]);
     }
-    return v < low ? low : v > high ? high : v;
+    lightops::cuda::pack<Math>(v, raw);
+    if constexpr (!kSmooth) {
+#pragma unroll
+      for (int i = 0; i < static_cast<int>(sizeof(Vec) / 4); ++i) raw.w[i] = clamp(raw.w[i]);
+    }
+  }
+  template <class Vec, int kCount>
+  LIGHTOPS_DEVICE void pack(float (&v)[kCount], Vec& raw) const {
+    if (smooth)
+      pack_as<true>(v, raw);
+    else
+      pack_as<false>(v, raw);
+  }
+  // In fp32, for sums of activated values.
+  template <int kCount>
+  LIGHTOPS_DEVICE void apply(float (&v)[kCount]) const {
+    if (smooth) {
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) v[i] = gated(v[i]);
+    } else {
+      const bool positive = low == 0, six = high == Math::kSix;
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        v[i] = positive ? max_nan(v[i], 0.f) : v[i];
+        v[i] = six ? min_nan(v[i], 6.f) : v[i];
+      }
+    }
   }
 };
 
-// Shared tiles hold `rows` rows of 64 bytes. Chunk c of row r lies at chunk c ^ (r / 2 % 4), so that the eight rows an
+// Shared tiles hold `rows` rows of 128 bytes. Chunk c of row r lies at chunk c ^ (r % 8), so that the eight rows an
 // ldmatrix phase (or a 128-bit store phase) touches fall into eight different groups of four banks.
-LIGHTOPS_DEVICE int tile_offset(int row, int chunk) { return row * kRowBytes + ((chunk ^ ((row >> 1) & 3)) << 4); }
+LIGHTOPS_DEVICE int tile_offset(int row, int chunk) { return row * kRowBytes + ((chunk ^ (row & 7)) << 4); }
 
 }  // namespace lightops::cuda

@@ -17,13 +17,8 @@ struct PairKernel {
     using Squeeze = TileShape<Math, kM, kFirstN, pair_size(kShape).first_warps_m, pair_size(kShape).first_warps_n, pair_size(kShape).first_stages>;
     return start<resident_kernel<Block, SqueezeProducer<Block, Squeeze>>>(plan, stream);
   }
-  static int launch_pixels(const PairPlan& plan, Stream stream) {
-    switch (plan.first) {
-      case First::depthwise: return start<resident_kernel<Block, DepthwiseProducer<Block, kDepthwiseHaloRows>>>(plan, stream);
-      case First::pooled: return start<resident_kernel<Block, PooledProducer<Block>>>(plan, stream);
-      case First::channels: return start<resident_kernel<Block, ChannelProducer<Block>>>(plan, stream);
-      default: return kNotBuilt;
-    }
+  static int launch_depthwise(const PairPlan& plan, Stream stream) {
+    return start<resident_kernel<Block, DepthwiseProducer<Block, depthwise_halo_rows(Block::kThreads)>>>(plan, stream);
   }
 
  private:
@@ -37,14 +32,21 @@ struct PairKernel {
 template <class Math>
 int launch_pair_shape(const PairPlan& plan, Stream stream) {
   switch (plan.shape) {
-    case PairShape::pixels128: return PairKernel<Math, PairShape::pixels128>::launch_pixels(plan, stream);
-    case PairShape::pixels64: return PairKernel<Math, PairShape::pixels64>::launch_pixels(plan, stream);
-    case PairShape::pixels32: return PairKernel<Math, PairShape::pixels32>::launch_pixels(plan, stream);
-    case PairShape::fire32: return PairKernel<Math, PairShape::fire32>::launch_squeeze(plan, stream);
-    case PairShape::fire64: return PairKernel<Math, PairShape::fire64>::launch_squeeze(plan, stream);
-    case PairShape::dense128: return PairKernel<Math, PairShape::dense128>::launch_squeeze(plan, stream);
-    case PairShape::dense256:
-      if constexpr (sizeof(typename Math::Store) == 2) return PairKernel<Math, PairShape::dense256>::launch_squeeze(plan, stream);
+    case PairShape::deep128: return PairKernel<Math, PairShape::deep128>::launch_depthwise(plan, stream);
+    case PairShape::pixels128: return PairKernel<Math, PairShape::pixels128>::launch_depthwise(plan, stream);
+    case PairShape::pixels64: return PairKernel<Math, PairShape::pixels64>::launch_depthwise(plan, stream);
+    case PairShape::pixels32: return PairKernel<Math, PairShape::pixels32>::launch_depthwise(plan, stream);
+    case PairShape::fire32:
+      if constexpr (sizeof(typename Math::Store) == 2) return PairKernel<Math, PairShape::fire32>::launch_squeeze(plan, stream);
+      break;
+    case PairShape::fire64:
+      if constexpr (sizeof(typename Math::Store) == 2) return PairKernel<Math, PairShape::fire64>::launch_squeeze(plan, stream);
+      break;
+    case PairShape::fire32_wide:
+      if constexpr (sizeof(typename Math::Store) == 4) return PairKernel<Math, PairShape::fire32_wide>::launch_squeeze(plan, stream);
+      break;
+    case PairShape::fire64_wide:
+      if constexpr (sizeof(typename Math::Store) == 4) return PairKernel<Math, PairShape::fire64_wide>::launch_squeeze(plan, stream);
   }
   return kNotBuilt;
 }

@@ -6,8 +6,10 @@ namespace lightops::cuda {
 namespace {
 
 constexpr int64_t kIndexLimit = INT64_C(1) << 31;  // images, pixels of an image, channels and blocks are 32-bit in the kernels
-// Below this many 64-byte chunks a split leaves a block less work than its start and the second kernel cost.
-constexpr int kChunksPerSplit = 4;
+// Below this many 128-byte chunks a split leaves a block less work than its start and the second kernel cost.
+constexpr int kChunksPerSplit = 2;
+// Weights of a whole row of the window share a stage where three such stages leave room for the halo.
+constexpr int kGroupBytes = 32 * 1024;
 
 using lightops::ceil_div;
 
@@ -18,6 +20,7 @@ Tile flat_tile(int m, int64_t pixels) {
   t.halo_h = 1;
   t.tiles_y = 1;
   t.tiles_x = static_cast<int>(ceil_div(pixels, m));
+  set_reciprocals(t);
   return t;
 }
 
@@ -29,13 +32,29 @@ void flatten(View& v, const Nhwc& t, bool whole_batch) {
   v.height = 1;
 }
 
+// Convolution pixels of a tile and, for the stem, the pixels of the input under their windows.
+void place_pixels(Tile& t, int th, int tw, int m, const Geometry& g) {
+  t.tile_h = th;
+  t.tile_w = tw;
+  t.slots = m;
+  t.halo_h = (th - 1) * g.stride_h + (g.kernel_h - 1) * g.dilation_h + 1;
+  t.halo_w = (tw - 1) * g.stride_w + (g.kernel_w - 1) * g.dilation_w + 1;
+  t.sub_pitch = t.pitch = t.halo_w;
+  set_reciprocals(t);
+}
+
+// `extra` bytes of shared memory are the loader's.
 void plan_tiles(ConvPlan& plan, const ConvProblem& p, const Device& device, int extra) {
   ConvArgs& a = plan.args;
   const ShapeSize size = shape_size(plan.shape);
-  const int taps = a.geometry.kernel_h * a.geometry.kernel_w;
+  const int taps = a.geometry.kernel_h * a.geometry.kernel_w, tables = tables_bytes(size.m, size.n);
+  int groups = 1;
+  a.tap_group = 1;
   if (plan.load == Load::spatial) {
-    const int fixed = pipeline_bytes(size, 0, taps), a_slot = pipeline_bytes(size, 1, taps) - fixed;
-    const TileLimits limits{size.m, std::min(size.max_slots(), (device.shared_limit - extra - fixed) / a_slot), true};
+    if (a.geometry.kernel_w * size.n * kRowBytes <= kGroupBytes) a.tap_group = a.geometry.kernel_w;
+    groups = ceil_div(taps, a.tap_group);
+    const int fixed = pipeline_bytes(size, 0, groups, a.tap_group), a_slot = pipeline_bytes(size, 1, groups, a.tap_group) - fixed;
+    const TileLimits limits{size.m, std::min(size.max_slots(), (device.shared_limit - tables - extra - fixed) / a_slot), true};
     if (!choose_tile(limits, a.geometry, a.out.height, a.out.width, &a.tile)) {
       plan.refusal = "the halo of one output pixel does not fit shared memory";
       return;
@@ -48,29 +67,36 @@ void plan_tiles(ConvPlan& plan, const ConvProblem& p, const Device& device, int 
     while (conv(side + 1, q.kernel_h, q.stride_h) * conv(side + 1, q.kernel_w, q.stride_w) <= size.m) ++side;
     a.pooled_h = std::min(side, a.out.height);
     a.pooled_w = std::min(side, a.out.width);
+    a.by_pooled_w = reciprocal(a.pooled_w);
     a.tile = {};
-    a.tile.tile_h = conv(a.pooled_h, q.kernel_h, q.stride_h);
-    a.tile.tile_w = conv(a.pooled_w, q.kernel_w, q.stride_w);
+    place_pixels(a.tile, conv(a.pooled_h, q.kernel_h, q.stride_h), conv(a.pooled_w, q.kernel_w, q.stride_w), size.m, a.geometry);
     if (a.tile.tile_h * a.tile.tile_w > size.m) {
       plan.refusal = "one pool window is larger than the tile";
       return;
     }
-    a.tile.slots = a.tile.tile_h * a.tile.tile_w;
     a.tile.tiles_y = static_cast<int>(ceil_div(a.out.height, a.pooled_h));
     a.tile.tiles_x = static_cast<int>(ceil_div(a.out.width, a.pooled_w));
   } else if (plan.load == Load::gathered || plan.load == Load::pooled) {
     const int tw = std::min(a.out.width, 16), th = std::min(size.m / tw, a.out.height);
     a.tile = {};
-    a.tile.tile_h = th;
-    a.tile.tile_w = tw;
-    a.tile.slots = th * tw;
+    place_pixels(a.tile, th, tw, size.m, a.geometry);
     a.tile.tiles_y = static_cast<int>(ceil_div(a.out.height, th));
     a.tile.tiles_x = static_cast<int>(ceil_div(a.out.width, tw));
-    a.tile.halo_h = th, a.tile.halo_w = a.tile.sub_pitch = a.tile.pitch = tw;
   } else {
     a.tile = flat_tile(size.m, a.out.width);
   }
-  plan.shared = stages_bytes(size, a.tile.slots, plan.load == Load::gathered || plan.load == Load::pooled ? 1 : taps, p.element_bytes) + extra;
+  if (plan.load == Load::gathered) {
+    // A line may start anywhere in its first chunk.
+    const int inner = p.planar ? 1 : a.x.channels, elements = kChunkBytes / p.element_bytes;
+    a.gather_pitch = static_cast<int>(ceil_div(a.tile.halo_w * inner + (a.x.vector ? elements - 1 : 0), elements)) * elements;
+    const int64_t patch = INT64_C(1) * a.tile.halo_h * (p.planar ? a.x.channels : 1) * a.gather_pitch * p.element_bytes;
+    if (patch > device.shared_limit) {
+      plan.refusal = "the input under a tile of windows does not fit shared memory";
+      return;
+    }
+    extra += static_cast<int>(patch);
+  }
+  plan.shared = tables + stages_bytes(size, a.tile.slots, groups, a.tap_group, p.element_bytes) + extra;
   a.column_tiles = static_cast<int>(ceil_div(a.out.channels, size.n));
   plan.blocks = static_cast<int64_t>(a.images) * a.tile.tiles_y * a.tile.tiles_x * a.column_tiles;
 }
@@ -128,9 +154,19 @@ ConvPlan plan_conv(const ConvProblem& p, const Device& device) {
   const int64_t depth = p.gathered ? static_cast<int64_t>(taps) * p.x.c : p.x.c;
   a.row_elements = packed_row(depth, p.element_bytes);
   a.chunks = static_cast<int>(ceil_div(depth, kRowBytes / p.element_bytes));
+  a.steps = static_cast<int>(ceil_div(depth * p.element_bytes, kStepBytes));
+  if (taps > kMaxTaps) {
+    plan.refusal = "a window of more than 128 taps";
+    return plan;
+  }
   a.gather_channel = p.planar ? p.x.h * p.x.w : 1;
   a.gather_column = p.planar ? 1 : p.x.pixel;
   a.gather_row = p.planar ? p.x.w : p.x.w * p.x.pixel;
+  if (p.gathered) {
+    const int elements = kChunkBytes / p.element_bytes;
+    a.x.vector = (p.planar || p.x.pixel == p.x.c) && a.gather_row % elements == 0 && (p.x.n <= 1 || p.x.image % elements == 0) &&
+                 (!p.planar || (p.x.h * p.x.w) % elements == 0) && reinterpret_cast<std::uintptr_t>(p.x.data) % kChunkBytes == 0;
+  }
   if (p.pooled) {
     a.pool = geometry_of(p.pool);
     a.conv_height = static_cast<int>(p.window.out(0, p.x.h));
@@ -152,19 +188,22 @@ ConvPlan plan_conv(const ConvProblem& p, const Device& device) {
     plan_tiles(plan, p, device, extra);
     return plan.refusal == nullptr && plan.blocks >= device.multiprocessors;
   };
-  const bool wide = a.out.channels > 64;
+  const bool half = p.element_bytes == 2, wide = half && a.out.channels > 64;
   switch (plan.load) {
     case Load::pointwise:
       if (!(wide && try_shape(Shape::wide)) && !try_shape(Shape::mid)) try_shape(Shape::small);
       break;
     case Load::spatial:
-      try_shape(a.out.channels <= 32 ? Shape::narrow : Shape::mid);
+      if (a.out.channels <= 32)
+        try_shape(Shape::narrow);
+      else if (!try_shape(Shape::mid) && !plan.refusal)
+        try_shape(Shape::small);
       break;
     case Load::pooled:
-      if (!(wide && try_shape(Shape::wide))) try_shape(Shape::mid);
+      try_shape(Shape::low);
       break;
     default:
-      try_shape(Shape::mid);
+      if (!half || !try_shape(Shape::tall) || plan.shared > device.shared_limit) plan.refusal = nullptr, try_shape(Shape::mid);
   }
   if (plan.refusal) return plan;
   if (plan.shared > device.shared_limit) plan.refusal = "the channels' scale and shift do not fit shared memory beside the tile";
@@ -180,6 +219,38 @@ ConvPlan plan_conv(const ConvProblem& p, const Device& device) {
   } else {
     a.chunks_per_split = a.chunks;
   }
+  return plan;
+}
+
+StationaryPlan plan_stationary(const ConvProblem& p, const Device& device) {
+  StationaryPlan plan;
+  const bool possible = p.element_bytes == 2 && p.out.c <= kStationaryN && p.scale == nullptr && p.pre_act == Act::none &&
+                        p.residual.data == nullptr && !p.average_pool && !p.gathered && !p.pooled && p.window.stride[0] == 1 &&
+                        p.window.stride[1] == 1 && p.window.kernel[0] * p.window.kernel[1] <= kMaxTaps;
+  if (!possible) return plan;
+  StationaryArgs& s = plan.args;
+  s.conv = plan_conv(p, device).args;
+  ConvArgs& a = s.conv;
+  if (!a.x.vector || INT64_C(1) * p.x.h * p.x.w >= kIndexLimit || p.x.n >= kIndexLimit) return plan;
+  const int taps = a.geometry.kernel_h * a.geometry.kernel_w;
+  const int fixed = tables_bytes(kStationaryM, kStationaryN) + kStationaryM * kStationaryN * 4 +
+                    a.chunks * taps * kStationaryN * kRowBytes;
+  const int slots = std::min((device.shared_limit - fixed) / (kStationaryStages * kRowBytes), kStationaryRows * kStationaryThreads / kRowChunks);
+  if (slots <= 0 || !choose_tile({kStationaryM, slots, true}, a.geometry, a.out.height, a.out.width, &a.tile)) return plan;
+  s.tile_images = 1;
+  if (a.tile.tiles_y == 1 && a.tile.tiles_x == 1) {
+    a.tile = halo_tile(a.out.height, a.out.width, a.geometry, true);
+    a.tile.tiles_y = a.tile.tiles_x = 1;
+    s.tile_images = std::max(1, std::min({kStationaryM / (a.out.height * a.out.width), slots / a.tile.slots, a.images}));
+  }
+  s.image_slots = a.tile.slots;
+  a.tile.slots *= s.tile_images;
+  const int64_t tiles = ceil_div(static_cast<int64_t>(a.images), s.tile_images) * a.tile.tiles_y * a.tile.tiles_x;
+  if (a.tile.slots > slots || tiles >= kIndexLimit - device.multiprocessors) return plan;
+  s.tiles = static_cast<int>(tiles);
+  s.grid = static_cast<int>(std::min<int64_t>(tiles, device.multiprocessors));
+  plan.shared = fixed + kStationaryStages * a.tile.slots * kRowBytes;
+  plan.fits = true;
   return plan;
 }
 

@@ -31,6 +31,8 @@ struct TileLimits {
   int pixels, slots;
   bool pad_rows;
 };
+// A th x tw tile and its halo in shared-memory rows.
+Tile halo_tile(int th, int tw, const Geometry& geometry, bool pad_rows);
 // The tile with the least work for the map; false when not even one pixel fits.
 bool choose_tile(const TileLimits& limits, const Geometry& geometry, int out_h, int out_w, Tile* chosen);
 
@@ -50,6 +52,14 @@ struct ConvProblem {
 };
 
 ConvPlan plan_conv(const ConvProblem& problem, const Device& device);
+
+// The weight-stationary kernel (stationary.cuh): 16-bit types, stride 1, at most 32 output channels, no prologue.
+struct StationaryPlan {
+  bool fits = false;
+  StationaryArgs args{};
+  int shared = 0;  // bytes
+};
+StationaryPlan plan_stationary(const ConvProblem& problem, const Device& device);
 
 // Row length of a packed weight: input channels, or taps x channels when gathered, in whole 16-byte chunks.
 int packed_row(int64_t depth, int element_bytes);

@@ -1,12 +1,12 @@
-// Planner of the fused pairs: depthwise + pointwise, pool + pointwise, squeeze + expand, bottleneck + 3x3.
+// Planner of the fused pairs: depthwise + pointwise, squeeze + expand.
 #pragma once
 
 #include "plan.h"
 
 namespace lightops::cuda {
 
-// What fills the tile: a depthwise convolution, the activated 2x2 average, the input itself, or a squeeze product over the halo.
-enum class First : int { depthwise, pooled, channels, squeeze };
+// What fills the tile: a depthwise convolution, or a squeeze product over the halo.
+enum class First : int { depthwise, squeeze };
 
 struct PairPlan {
   const char* refusal = nullptr;
@@ -30,7 +30,7 @@ struct PairProblem {
   Act first_act = Act::relu, act = Act::relu;
   const void *first_weight = nullptr, *first_bias = nullptr;
   int64_t middle = 0;                          // channels between the two convolutions
-  const void *scale = nullptr, *shift = nullptr;  // prologue on x (not depthwise)
+  const void *scale = nullptr, *shift = nullptr;  // prologue on x (squeeze only)
   Act pre_act = Act::none;
   First first = First::squeeze;
   Window window;                               // of the depthwise convolution, or of the one behind the squeeze
@@ -38,13 +38,6 @@ struct PairProblem {
   PairOutput output[2];
 };
 
-// Whether a pointwise (or transition) problem should keep its whole input tile on chip: several column tiles would each read
-// the input, and the grid fills the chip without splitting the reduction.
-bool prefer_resident(const PairPlan& plan, const Device& device);
-
 PairPlan plan_pair(const PairProblem& problem, const Device& device);
-
-// Bytes of activations a pair moves per image when fused (halo counted) over those of two separate kernels.
-double fused_traffic_ratio(const PairPlan& plan, const PairProblem& problem);
 
 }  // namespace lightops::cuda

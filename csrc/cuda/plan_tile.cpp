@@ -4,9 +4,7 @@
 #include "plan.h"
 
 namespace lightops::cuda {
-namespace {
 
-// The halo of a th x tw tile in shared-memory rows.
 Tile halo_tile(int th, int tw, const Geometry& g, bool pad_rows) {
   Tile t{};
   t.tile_h = th;
@@ -23,10 +21,9 @@ Tile halo_tile(int th, int tw, const Geometry& g, bool pad_rows) {
       }
   t.pitch = t.sub_pitch * g.stride_w;
   t.slots = t.halo_h * t.pitch;
+  set_reciprocals(t);
   return t;
 }
-
-}  // namespace
 
 bool choose_tile(const TileLimits& limits, const Geometry& g, int out_h, int out_w, Tile* chosen) {
   int64_t best = -1;

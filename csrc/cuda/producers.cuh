@@ -8,11 +8,18 @@ namespace lightops::cuda {
 
 // Depthwise convolution into the tile: rows are the block's output pixels. A stage holds one chunk of the halo and, as further
 // rows, the chunk of every tap's weights; two stages, so that a chunk's loads run under the chunk before.
-// Thread t computes 16 bytes of channels (t % 4) of the pixels t / 4, t / 4 + threads / 4, ...: the weights stay in registers.
+//
+// 16-bit types multiply on the tensor cores: for 8 channels, k = (tap, channel) over two taps is the depth of one instruction, and B
+// holds the two taps' weights on its diagonals. Nine taps are 5 instructions for 16 pixels x 8 channels; 15/16 of the products are with
+// zeros, and still it takes a fifth of the instructions that fp32 multiply-adds take with the conversions around them (H100, 56x56x128:
+// 84 instructions an output before, most of them these). Sums are exact fp32 as before. Zero times NaN or infinity is NaN, so a tile
+// in which a sum is not finite is computed again, tap by tap.
 template <class Block, int kHaloRows>
 struct DepthwiseProducer {
   using Math = typename Block::Math;
+  using Store = typename Math::Store;
   static constexpr bool kRowsArePixels = true;
+  static constexpr int kBlocks = Block::kBlocks;
   static constexpr int kElements = kChunkElements<Math>;
   using Loader = SpatialLoader<Math, Block::kThreads, kHaloRows>;
 
@@ -20,7 +27,7 @@ struct DepthwiseProducer {
     if (chunk < f.chunks) {
       loader.issue(chunk, stage);
       const int quarter = thread_index() % kRowChunks, c = loader.channel(chunk);
-      const auto* weight = reinterpret_cast<const typename Math::Store*>(f.weight);
+      const auto* weight = reinterpret_cast<const Store*>(f.weight);
       for (int tap = thread_index() / kRowChunks; tap < taps; tap += Block::kThreads / kRowChunks) {
         const bool on = c < f.row_elements;
         cp_async16(stage + tile_offset(f.tile.slots + tap, quarter), weight + (on ? tap * f.row_elements + c : 0), on);
@@ -29,61 +36,130 @@ struct DepthwiseProducer {
     cp_async_commit();
   }
 
-  // kTaps = 9 keeps the weights of a chunk in registers; 0 reads them for every pixel, for any other window.
-  template <int kTaps>
-  static LIGHTOPS_DEVICE void convolve(const ConvArgs& f, const unsigned char* stage, int taps, int channel, unsigned char* out) {
-    const int quarter = thread_index() % kRowChunks;
-    const Activation act(f.act);
-    Vec16 weight[kTaps ? kTaps : 1];
+  // Channels `pair` and pair + 1 of a 16-byte chunk of a row.
+  static LIGHTOPS_DEVICE void read_pair(const unsigned char* stage, int row, int chunk, int pair, float (&v)[2]) {
+    typename PairOf<Math>::Type raw = load_shared<typename PairOf<Math>::Type>(stage + tile_offset(row, chunk) + pair * static_cast<int>(sizeof(Store)));
+    unpack<Math>(raw, v);
+  }
+  static LIGHTOPS_DEVICE void write_pair(unsigned char* out, int row, int chunk, int pair, float (&v)[2], const Activation<Math>& act) {
+    typename PairOf<Math>::Type raw;
+    act.pack(v, raw);
+    store_shared(out + tile_offset(row, chunk) + pair * static_cast<int>(sizeof(Store)), raw);
+  }
+  static LIGHTOPS_DEVICE void bias_pair(const ConvArgs& f, int channel, float (&v)[2]) {
 #pragma unroll
-    for (int tap = 0; tap < kTaps; ++tap) weight[tap] = load_shared<Vec16>(stage + tile_offset(f.tile.slots + tap, quarter));
-    float bias[kElements];
-#pragma unroll
-    for (int e = 0; e < kElements; ++e)
-      bias[e] = f.bias ? load_global(f.bias + channel + e, channel + e < f.x.channels) : 0.f;
+    for (int e = 0; e < 2; ++e) v[e] = f.bias ? load_global(f.bias + channel + e, channel + e < f.x.channels) : 0.f;
+  }
+
+  // One output pixel, two channels, tap by tap.
+  static LIGHTOPS_DEVICE void sum_pair(const ConvArgs& f, const unsigned char* stage, int taps, const int* shifts, int slot, int chunk, int pair,
+                                       float (&v)[2]) {
 #pragma unroll 1
-    for (int r = thread_index() / kRowChunks; r < Block::kM; r += Block::kThreads / kRowChunks) {
-      const int first = halo_slot(f.tile, f.geometry, r);
-      float sum[kElements];
-#pragma unroll
-      for (int e = 0; e < kElements; ++e) sum[e] = bias[e];
-      const auto add = [&](int tap, const Vec16& packed) {
-        float x[kElements], w[kElements];
-        unpack<Math>(load_shared<Vec16>(stage + tile_offset(first + tap_slot(f.tile, f.geometry, tap), quarter)), x);
-        unpack<Math>(packed, w);
-#pragma unroll
-        for (int e = 0; e < kElements; ++e) sum[e] += x[e] * w[e];
-      };
-      if constexpr (kTaps > 0) {
-#pragma unroll
-        for (int tap = 0; tap < kTaps; ++tap) add(tap, weight[tap]);
-      } else {
-        for (int tap = 0; tap < taps; ++tap)
-          add(tap, load_shared<Vec16>(stage + tile_offset(f.tile.slots + tap, quarter)));
-      }
-#pragma unroll
-      for (int e = 0; e < kElements; ++e) sum[e] = act(sum[e]);
-      store_shared(out + tile_offset(r, quarter), pack<Math>(sum));
+    for (int tap = 0; tap < taps; ++tap) {
+      float x[2], w[2];
+      read_pair(stage, slot + load_shared<int>(shifts + tap), chunk, pair, x);
+      read_pair(stage, f.tile.slots + tap, chunk, pair, w);
+      v[0] += x[0] * w[0];
+      v[1] += x[1] * w[1];
     }
   }
 
-  static LIGHTOPS_DEVICE void fill(const ResidentArgs& a, TilePlace place, unsigned char* resident, unsigned char* scratch) {
+  // Any window and type: a thread takes a pair of channels of a pixel.
+  static LIGHTOPS_DEVICE void convolve(const ConvArgs& f, const unsigned char* stage, int taps, const int* shifts, int first_channel,
+                                       unsigned char* out) {
+    constexpr int kPairs = kRowBytes / static_cast<int>(sizeof(Store)) / 2;
+    const Activation<Math> act(f.act);
+    const int pair = thread_index() % kPairs * 2, chunk = pair / kElements, in_chunk = pair % kElements;
+    float bias[2];
+    bias_pair(f, first_channel + pair, bias);
+    for (int r = thread_index() / kPairs; r < Block::kM; r += Block::kThreads / kPairs) {
+      float v[2] = {bias[0], bias[1]};
+      sum_pair(f, stage, taps, shifts, halo_slot(f.tile, f.geometry, r), chunk, in_chunk, v);
+      write_pair(out, r, chunk, in_chunk, v, act);
+    }
+  }
+
+  // On the tensor cores. A warp takes one 16-byte chunk of channels and the pixels 16 at a time; chunks past the last channel are not
+  // shared out.
+  template <int kTaps>
+  static LIGHTOPS_DEVICE void convolve_diagonal(const ConvArgs& f, const unsigned char* stage, const int* shifts, int first_channel,
+                                                unsigned char* out) {
+    constexpr int kPairs = (kTaps + 1) / 2, kWarps = Block::kThreads / 32;
+    const Activation<Math> act(f.act);
+    const int lane = thread_index() % 32, warp = thread_index() / 32, left = f.x.channels - first_channel;
+    const int wide = left > 4 * kElements ? 8 : left > 2 * kElements ? 4 : 2;  // a step of the product reads two
+    const int chunk = warp % wide, column = lane / 4, pair = lane % 4 * 2;
+    // B[k][n] of a lane: n = lane / 4, k = 2 (lane % 4) + {0, 1} and 8 more: on the diagonal where n is one of the two.
+    uint32_t weight[kPairs][2];
+    int shift[kPairs];
+#pragma unroll
+    for (int p = 0; p < kPairs; ++p) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int tap = 2 * p + half;
+        weight[p][half] = 0;
+        if (tap < kTaps && column / 2 == lane % 4)
+          weight[p][half] = static_cast<uint32_t>(load_shared<Store>(stage + tile_offset(f.tile.slots + tap, chunk) + column * 2)) << (column % 2 * 16);
+      }
+      const int mine = 2 * p + lane / 16;
+      shift[p] = load_shared<int>(shifts + (mine < kTaps ? mine : kTaps - 1));
+    }
+    float bias[2];
+    bias_pair(f, first_channel + chunk * kElements + pair, bias);
+#pragma unroll 1
+    for (int r = warp / wide * 16; r < Block::kM; r += kWarps / wide * 16) {
+      const int slot = halo_slot(f.tile, f.geometry, r + lane % 16);
+      float sum[4] = {bias[0], bias[1], bias[0], bias[1]};
+#pragma unroll
+      for (int p = 0; p < kPairs; ++p) {
+        uint32_t a[4];
+        ldmatrix_x4(a, stage + tile_offset(slot + shift[p], chunk));
+        Math::mma(sum, a, weight[p]);
+      }
+      const float all = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+      const bool again = any_lane(!(all - all == 0.f));
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int row = r + lane / 4 + half * 8;
+        float v[2] = {sum[half * 2], sum[half * 2 + 1]};
+        if (again) {
+          v[0] = bias[0], v[1] = bias[1];
+          sum_pair(f, stage, kTaps, shifts, halo_slot(f.tile, f.geometry, row), chunk, pair, v);
+        }
+        write_pair(out, row, chunk, pair, v, act);
+      }
+    }
+  }
+
+  static LIGHTOPS_DEVICE void fill(const ResidentArgs& a, TilePlace place, const Tables& tables, unsigned char* resident,
+                                   unsigned char* scratch) {
     const ConvArgs& f = a.first;
-    const int taps = f.geometry.kernel_h * f.geometry.kernel_w;
+    const Geometry& g = f.geometry;
+    const int taps = g.kernel_h * g.kernel_w;
     const int stage_bytes = (f.tile.slots + taps) * kRowBytes;
     Loader loader(f, place, nullptr);
     issue(f, loader, 0, taps, scratch);
+    tables.fill_taps(f.tile, g, Block::kThreads);
     for (int chunk = 0; chunk < f.chunks; ++chunk) {
       cp_async_wait<0>();
       sync_threads();
       issue(f, loader, chunk + 1, taps, scratch + (chunk + 1) % 2 * stage_bytes);
       unsigned char* const out = resident + chunk * Block::kM * kRowBytes;
       const unsigned char* const stage = scratch + chunk % 2 * stage_bytes;
-      if (taps == 9)
-        convolve<9>(f, stage, taps, loader.channel(chunk), out);
-      else
-        convolve<0>(f, stage, taps, loader.channel(chunk), out);
+      const int channel = chunk * kRowElements<Math>;
+      if constexpr (sizeof(Store) == 2) {
+        if (taps == 9) {
+          convolve_diagonal<9>(f, stage, tables.tap, channel, out);
+          continue;
+        }
+        if (taps == 25) {
+          convolve_diagonal<25>(f, stage, tables.tap, channel, out);
+          continue;
+        }
+      }
+      convolve(f, stage, taps, tables.tap, channel, out);
     }
+    sync_threads();  // before the table of taps is another's
   }
 };
 
@@ -93,63 +169,40 @@ template <class Block, class First>
 struct SqueezeProducer {
   using Math = typename Block::Math;
   static constexpr bool kRowsArePixels = false;
+  static constexpr int kBlocks = 1;  // a block fills shared memory
   using Loader = PointwiseLoader<Math, First::kThreads, rows_a_thread(First::kM, First::kThreads)>;
   static_assert(First::kThreads == Block::kThreads, "both products use the same warps");
 
-  static LIGHTOPS_DEVICE void fill(const ResidentArgs& a, TilePlace place, unsigned char* resident, unsigned char* scratch) {
+  static LIGHTOPS_DEVICE void fill(const ResidentArgs& a, TilePlace place, const Tables& tables, unsigned char* resident,
+                                   unsigned char* scratch) {
     const ConvArgs& f = a.first;
     const TilePlace halo{place.image, place.y - a.geometry.pad_h, place.x - a.geometry.pad_w};
-    Loader loader(f, halo, scratch + pipeline_bytes(First::size(), f.tile.slots, 1));
-    const Activation act(f.act);
+    tables.fill_pixels(f.tile, halo, f.x.height, f.x.width, First::kM, First::kThreads);
+    Loader loader(f, halo, scratch + pipeline_bytes(First::size(), f.tile.slots, 1, 1));
+    const Activation<Math> act(f.act);
+    const int last = a.chunks * kRowElements<Math>;
 #pragma unroll 1
     for (int column = 0; column < f.out.channels; column += First::kN) {
       typename First::Warp sums;
-      accumulate<First>(f, loader, scratch, column, 0, f.chunks, sums);
-      sums.each_pair([&](int row, int n, float first, float second) {
-        const int r = First::warp_row() + row, c = column + First::warp_column() + n;
-        if (r >= f.tile.slots || c >= a.chunks * kRowElements<Math>) return;
-        const int y = halo.y + r / f.tile.tile_w, x = halo.x + r % f.tile.tile_w;
-        const bool inside = y >= 0 && y < f.x.height && x >= 0 && x < f.x.width;
-        if (f.bias) {
-          first += load_global(f.bias + c, c < f.out.channels);
-          second += load_global(f.bias + c + 1, c + 1 < f.out.channels);
-        }
+      accumulate<First>(f, loader, scratch, nullptr, column, 0, f.chunks, sums);
+      sums.each_column([&](int n, const auto& each_row) {
+        const int c = column + First::warp_column() + n;
+        if (c >= last) return;
+        const float bias[2] = {f.bias ? load_global(f.bias + c, c < f.out.channels) : 0.f,
+                               f.bias ? load_global(f.bias + c + 1, c + 1 < f.out.channels) : 0.f};
         const int in_row = c % kRowElements<Math> * static_cast<int>(sizeof(typename Math::Store));
-        unsigned char* const at = resident + (c / kRowElements<Math> * f.tile.slots) * kRowBytes +
-                                  tile_offset(r, in_row / kChunkBytes) + in_row % kChunkBytes;
-        stage_pair<Math>(at, inside ? act(first) : 0.f, inside ? act(second) : 0.f);
+        unsigned char* const tile = resident + c / kRowElements<Math> * f.tile.slots * kRowBytes;
+        each_row([&](int row, float first, float second) {
+          const int r = First::warp_row() + row;
+          if (r >= f.tile.slots) return;
+          const bool inside = load_shared<int>(tables.pixel + r) >= 0;
+          float v[2] = {first + bias[0], second + bias[1]};
+          typename PairOf<Math>::Type raw{};
+          if (inside) act.pack(v, raw);
+          store_shared(tile + tile_offset(r, in_row / kChunkBytes) + in_row % kChunkBytes, raw);
+        });
       });
     }
-  }
-};
-
-// The input itself, all channels, with the loader's prologue: a pointwise convolution with more output channels than one
-// column tile then reads its input once.
-template <class Block>
-struct ChannelProducer {
-  using Math = typename Block::Math;
-  static constexpr bool kRowsArePixels = true;
-  using Loader = PointwiseLoader<Math, Block::kThreads, rows_a_thread(Block::kM, Block::kThreads)>;
-
-  static LIGHTOPS_DEVICE void fill(const ResidentArgs& a, TilePlace place, unsigned char* resident, unsigned char* scratch) {
-    Loader loader(a.first, place, scratch);
-    for (int chunk = 0; chunk < a.chunks; ++chunk) loader.issue(chunk, resident + chunk * Block::kM * kRowBytes);
-    cp_async_commit();
-    cp_async_wait<0>();
-    for (int chunk = 0; chunk < a.chunks; ++chunk) loader.finish(chunk, resident + chunk * Block::kM * kRowBytes);
-  }
-};
-
-// The transition's input: batch norm, activation, 2x2 average, all channels.
-template <class Block>
-struct PooledProducer {
-  using Math = typename Block::Math;
-  static constexpr bool kRowsArePixels = true;
-  using Loader = PooledLoader<Math, Block::kThreads, rows_a_thread(Block::kM, Block::kThreads)>;
-
-  static LIGHTOPS_DEVICE void fill(const ResidentArgs& a, TilePlace place, unsigned char* resident, unsigned char* scratch) {
-    Loader loader(a.first, place, scratch);
-    for (int chunk = 0; chunk < a.chunks; ++chunk) loader.issue(chunk, resident + chunk * Block::kM * kRowBytes);
   }
 };
 

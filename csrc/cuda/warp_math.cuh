@@ -31,80 +31,105 @@ struct WarpMath {
     return Math::kTensorCore ? i * 16 + lane % 16 : i * 8 + lane / 4;
   }
 
-  // sum += A[rows, 64 bytes] * B[first_column + 0..kN, 64 bytes]^T
-  LIGHTOPS_DEVICE void step(const unsigned char* a, const int (&rows)[kLaneRows], const unsigned char* b, int first_column) {
+  // sum += A[rows, steps * 32 bytes] * B[first_column + 0..kN, the same]^T, kSteps of them at most (one shared row has 4), from step
+  // `first` on. A and B are whole rows of shared memory, and the swizzle moves chunks within a row, so that the address of step s is
+  // that of step 0 with two bits turned over: one instruction for each fragment.
+  template <int kSteps = kRowBytes / kStepBytes>
+  LIGHTOPS_DEVICE void multiply(const unsigned char* a, const int (&rows)[kLaneRows], const unsigned char* b, int first_column, int steps,
+                                int first = 0) {
     const int lane = thread_index() % 32;
+    unsigned char* const base = shared_memory();
+    int at_a[kLaneRows], at_b[Math::kTensorCore ? kTilesN / 2 : 1];
     if constexpr (Math::kTensorCore) {
-      // The fragments of the shorter side stay in registers while those of the longer pass by: a 32x64 tile then keeps 12
-      // fragment registers instead of 20, which is what lets 16 warps a block run without spills.
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const auto load_a = [&](uint32_t (&f)[4], int m) { ldmatrix_x4(f, a + tile_offset(rows[m], half * 2 + lane / 16)); };
-        const auto load_b = [&](uint32_t (&f)[4], int n) {
-          ldmatrix_x4(f, b + tile_offset(first_column + n * 16 + lane % 8 + lane / 16 * 8, half * 2 + lane / 8 % 2));
-        };
-        if constexpr (kTilesM < kTilesN / 2) {
-          uint32_t af[kTilesM][4];
+      for (int m = 0; m < kTilesM; ++m) at_a[m] = (static_cast<int>(a - base) + tile_offset(rows[m], lane / 16)) ^ first * kStepBytes;
 #pragma unroll
-          for (int m = 0; m < kTilesM; ++m) load_a(af[m], m);
+      for (int n = 0; n < kTilesN / 2; ++n)
+        at_b[n] = (static_cast<int>(b - base) + tile_offset(first_column + n * 16 + lane % 8 + lane / 16 * 8, lane / 8 % 2)) ^ first * kStepBytes;
+    }
+    const auto step = [&](int s) {
+      if constexpr (Math::kTensorCore)
+        step_fragments(base, at_a, at_b, s);
+      else
+        step_scalars(a, rows, b, first_column, first + s);
+    };
+    if (steps >= kSteps) {
 #pragma unroll
-          for (int n = 0; n < kTilesN / 2; ++n) {
-            uint32_t bf[4];
-            load_b(bf, n);
+      for (int s = 0; s < kSteps; ++s) step(s);
+    } else {
+#pragma unroll 1
+      for (int s = 0; s < steps; ++s) step(s);
+    }
+  }
+
+  // The fragments of the shorter side stay in registers while those of the longer pass by.
+  LIGHTOPS_DEVICE void step_fragments(unsigned char* base, const int (&at_a)[kLaneRows], const int* at_b, int s) {
+    const auto load = [&](uint32_t (&f)[4], int at) { ldmatrix_x4(f, base + (at ^ s * kStepBytes)); };
+    if constexpr (kTilesM < kTilesN / 2) {
+      uint32_t af[kTilesM][4];
 #pragma unroll
-            for (int m = 0; m < kTilesM; ++m) {
-              Math::mma(sum[m][n * 2], af[m], &bf[0]);
-              Math::mma(sum[m][n * 2 + 1], af[m], &bf[2]);
-            }
-          }
-        } else {
-          uint32_t bf[kTilesN / 2][4];
+      for (int m = 0; m < kTilesM; ++m) load(af[m], at_a[m]);
 #pragma unroll
-          for (int n = 0; n < kTilesN / 2; ++n) load_b(bf[n], n);
+      for (int n = 0; n < kTilesN / 2; ++n) {
+        uint32_t bf[4];
+        load(bf, at_b[n]);
 #pragma unroll
-          for (int m = 0; m < kTilesM; ++m) {
-            uint32_t af[4];
-            load_a(af, m);
-#pragma unroll
-            for (int n = 0; n < kTilesN; ++n) Math::mma(sum[m][n], af, &bf[n / 2][n % 2 * 2]);
-          }
+        for (int m = 0; m < kTilesM; ++m) {
+          Math::mma(sum[m][n * 2], af[m], &bf[0]);
+          Math::mma(sum[m][n * 2 + 1], af[m], &bf[2]);
         }
       }
     } else {
+      uint32_t bf[kTilesN / 2][4];
 #pragma unroll
-      for (int chunk = 0; chunk < kRowChunks; ++chunk) {
-        float bv[kTilesN][2][4];
+      for (int n = 0; n < kTilesN / 2; ++n) load(bf[n], at_b[n]);
 #pragma unroll
-        for (int n = 0; n < kTilesN; ++n)
+      for (int m = 0; m < kTilesM; ++m) {
+        uint32_t af[4];
+        load(af, at_a[m]);
 #pragma unroll
-          for (int j = 0; j < 2; ++j)
-            unpack<Math>(load_shared<Vec16>(b + tile_offset(first_column + n * 8 + lane % 4 * 2 + j, chunk)), bv[n][j]);
-#pragma unroll
-        for (int r = 0; r < kLaneRows; ++r) {
-          float av[4];
-          unpack<Math>(load_shared<Vec16>(a + tile_offset(rows[r], chunk)), av);
-#pragma unroll
-          for (int n = 0; n < kTilesN; ++n)
-#pragma unroll
-            for (int j = 0; j < 2; ++j)
-#pragma unroll
-              for (int k = 0; k < 4; ++k) sum[r / 2][n][r % 2 * 2 + j] += av[k] * bv[n][j][k];
-        }
+        for (int n = 0; n < kTilesN; ++n) Math::mma(sum[m][n], af, &bf[n / 2][n % 2 * 2]);
       }
     }
   }
 
-  // visit(row, column, first, second) for each pair of neighbouring columns the lane holds, relative to the warp's tile.
-  template <class Visit>
-  LIGHTOPS_DEVICE void each_pair(Visit visit) const {
+  LIGHTOPS_DEVICE void step_scalars(const unsigned char* a, const int (&rows)[kLaneRows], const unsigned char* b, int first_column, int s) {
     const int lane = thread_index() % 32;
 #pragma unroll
-    for (int m = 0; m < kTilesM; ++m)
+    for (int chunk = 2 * s; chunk < 2 * s + 2; ++chunk) {
+      float bv[kTilesN][2][4];
 #pragma unroll
       for (int n = 0; n < kTilesN; ++n)
 #pragma unroll
-        for (int i = 0; i < 2; ++i)
-          visit(m * 16 + i * 8 + lane / 4, n * 8 + lane % 4 * 2, sum[m][n][i * 2], sum[m][n][i * 2 + 1]);
+        for (int j = 0; j < 2; ++j)
+          unpack<Math>(load_shared<Vec16>(b + tile_offset(first_column + n * 8 + lane % 4 * 2 + j, chunk)), bv[n][j]);
+#pragma unroll
+      for (int r = 0; r < kLaneRows; ++r) {
+        float av[4];
+        unpack<Math>(load_shared<Vec16>(a + tile_offset(rows[r], chunk)), av);
+#pragma unroll
+        for (int n = 0; n < kTilesN; ++n)
+#pragma unroll
+          for (int j = 0; j < 2; ++j)
+#pragma unroll
+            for (int k = 0; k < 4; ++k) sum[r / 2][n][r % 2 * 2 + j] += av[k] * bv[n][j][k];
+      }
+    }
+  }
+
+  // visit(column, each_row) for each pair of neighbouring columns the lane holds; each_row(f) calls f(row, first, second). Both
+  // relative to the warp's tile.
+  template <class Visit>
+  LIGHTOPS_DEVICE void each_column(Visit visit) const {
+    const int lane = thread_index() % 32;
+#pragma unroll
+    for (int n = 0; n < kTilesN; ++n)
+      visit(n * 8 + lane % 4 * 2, [&](auto f) {
+#pragma unroll
+        for (int m = 0; m < kTilesM; ++m)
+#pragma unroll
+          for (int i = 0; i < 2; ++i) f(m * 16 + i * 8 + lane / 4, sum[m][n][i * 2], sum[m][n][i * 2 + 1]);
+      });
   }
 };
 

@@ -178,9 +178,14 @@ def cpu_backend(run: Callable[..., Tensor]) -> Backend:
     return Backend("cpu", cpu_supports, run)
 
 
+def cuda_backend(run: Callable[..., Tensor]) -> Backend:
+    """For an op that has no Triton kernels."""
+    return Backend("cuda", cuda_supports, run)
+
+
 def gpu_backends(run: Callable[..., Tensor]) -> tuple[Backend, Backend]:
     """`run` is the CPU backend's: packing and the registered op both go by the tensors' device."""
-    return Backend("cuda", cuda_supports, run), Backend("triton", triton_supports, run)
+    return cuda_backend(run), Backend("triton", triton_supports, run)
 
 
 def reference_backend(reference: Callable[..., Tensor]) -> Backend:

@@ -17,7 +17,7 @@ from lightops.ops._check import (
     conv_out_size,
     pair,
 )
-from lightops.ops._dispatch import OpTable, cpu_backend, reference_backend
+from lightops.ops._dispatch import OpTable, cpu_backend, cuda_backend, reference_backend
 from lightops.ops._native import (
     ACT_CODE,
     fold,
@@ -161,7 +161,7 @@ def run_inverted_residual(x: Tensor, packed: InvertedResidualPacked) -> Tensor:
     return to_nchw(out) if nchw and not packed.channels_last else out
 
 
-def _cpu(x: Tensor, ex_weight: Tensor, dw_weight: Tensor, pw_weight: Tensor, **options) -> Tensor:
+def _native_run(x: Tensor, ex_weight: Tensor, dw_weight: Tensor, pw_weight: Tensor, **options) -> Tensor:
     return run_inverted_residual(x, pack_inverted_residual(ex_weight, dw_weight, pw_weight, x.dtype, **options))
 
 
@@ -185,6 +185,8 @@ def _fake(
     return nhwc_empty(x, out_channels, conv_out_size("inverted_residual", x.shape[2:], kernel, stride, padding))
 
 
-_TABLE = OpTable("inverted_residual", cpu_backend(_cpu), reference_backend(reference.inverted_residual))
+_TABLE = OpTable(
+    "inverted_residual", cuda_backend(_native_run), cpu_backend(_native_run), reference_backend(reference.inverted_residual)
+)
 _native = native_op("inverted_residual")
 register_fake("inverted_residual", _fake)

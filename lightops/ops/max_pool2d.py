@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lightops import reference
 from lightops.ops._check import check_input, check_pool_padding, is_unbatched, pair, pool_out_size
-from lightops.ops._dispatch import OpTable, cpu_backend, reference_backend
+from lightops.ops._dispatch import OpTable, cpu_backend, cuda_backend, reference_backend
 from lightops.ops._native import native_op, nhwc_empty, register_fake, to_nchw, to_nhwc
 
 Pair = tuple[int, int]
@@ -71,7 +71,7 @@ def run_max_pool2d(x: Tensor, packed: MaxPool2dPacked) -> Tensor:
     return to_nchw(out) if nchw else out
 
 
-def _cpu(x: Tensor, *geometry: Any) -> Tensor:
+def _native_run(x: Tensor, *geometry: Any) -> Tensor:
     return run_max_pool2d(x, pack_max_pool2d(*geometry))
 
 
@@ -79,6 +79,8 @@ def _fake(x: Tensor, kernel: list[int], stride: list[int], padding: list[int], c
     return nhwc_empty(x, x.shape[1], pool_out_size("max_pool2d", x.shape[2:], kernel, stride, padding, ceil_mode))
 
 
-_TABLE = OpTable("max_pool2d", cpu_backend(_cpu), reference_backend(reference.max_pool2d))
+_TABLE = OpTable(
+    "max_pool2d", cuda_backend(_native_run), cpu_backend(_native_run), reference_backend(reference.max_pool2d)
+)
 _native = native_op("max_pool2d")
 register_fake("max_pool2d", _fake)

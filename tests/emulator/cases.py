@@ -293,6 +293,60 @@ def dense_block_truth(case: Case) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
     return case.out[:, case.magnitude :], torch.cat(want, 1), torch.cat(size, 1)
 
 
+def inverted_residual(seed: int) -> Case:
+    d = Draw(seed)
+    n, c, hidden = d.between(1, 2), d.channels(40), d.channels(120)
+    k, stride = d.pick(3, 3, 3, 5), d.pick(1, 1, 2)
+    padding = k // 2
+    h, w = d.side(2, 14), d.side(2, 14)
+    residual = stride == 1 and d.chance(0.6)
+    o = c if residual else d.channels(60)
+    act = d.pick("relu6", "relu")
+    x = d.values(n, c, h, w)
+    ex = d.values(hidden, c, 1, 1, low=-1, high=1, density=min(1.0, 4 / c), scale=c**-0.5)
+    dw = d.values(hidden, 1, k, k, low=-1, high=1, density=0.3, scale=1 / k)
+    pw = d.values(o, hidden, 1, 1, low=-1, high=1, density=min(1.0, 4 / hidden), scale=hidden**-0.5)
+    eb, db, pb = d.bias(hidden), d.bias(hidden), d.bias(o) if d.chance(0.7) else None
+    conv = {"stride": stride, "padding": padding, "groups": hidden}
+    middle = activation(F.conv2d(x, ex, eb), act)
+    want = F.conv2d(activation(F.conv2d(middle, dw, db, **conv), act), pw, pb)
+    size = F.conv2d(F.conv2d(x.abs(), ex.abs(), eb.abs()), dw.abs(), db.abs(), **conv)
+    size = F.conv2d(size, pw.abs(), None if pb is None else pb.abs())
+    if residual:
+        want, size = want + x, size + x.abs()
+    xv, xw = d.place(x)
+    pe, pd, pp, be, bd, bp = pack(ex, d.dtype), pack_depthwise(dw, d.dtype), pack(pw, d.dtype), f32(eb), f32(db), f32(pb)
+    return finish(
+        "inverted_residual", d, want, size, f"x{tuple(x.shape)} hidden{hidden} o{o} k{k} s{stride} {act} {d.dtype}", xw,
+        lambda out: [*nhwc_fields(xv), *nhwc_fields(out), pointer(pe), pointer(be), hidden, ACT_CODES[act], pointer(pd),
+                     pointer(bd), ACT_CODES[act], *window_fields(k, stride, padding), pointer(pp), pointer(bp),
+                     int(residual)],
+        {"ex": pe, "dw": pd, "pw": pp, "ex_bias": be, "dw_bias": bd, "pw_bias": bp},
+        rounding_steps=2.5,
+        schema=(xv, pe, be, hidden, ACT_CODES[act], pd, bd, *pairs(k, stride, padding, 1)[:3], ACT_CODES[act], pp, bp, o,
+                residual),
+    )  # fmt: skip
+
+
+def max_pool2d(seed: int) -> Case:
+    d = Draw(seed)
+    n, c = d.between(1, 3), d.channels(90)
+    k, stride = d.pick(2, 3, 3, (3, 2)), d.pick(1, 2, 2)
+    padding = d.pick(0, 0, 1)
+    h, w = d.side(4, 14), d.side(4, 14)
+    ceil = d.chance(0.5)
+    x = d.values(n, c, h, w)
+    want = F.max_pool2d(x, k, stride, padding, ceil_mode=ceil)
+    xv, xw = d.place(x)
+    kernel, strides, paddings, _ = pairs(k, stride, padding, 1)
+    return finish(
+        "max_pool2d", d, want, want.abs(), f"x{tuple(x.shape)} k{k} s{stride} p{padding} ceil{ceil} {d.dtype}", xw,
+        lambda out: [*nhwc_fields(xv), *nhwc_fields(out), *window_fields(k, stride, padding)],
+        {},
+        schema=(xv, kernel, strides, paddings, ceil),
+    )  # fmt: skip
+
+
 def head(seed: int) -> Case:
     d = Draw(seed)
     n, c = d.between(1, 4), d.channels(200)
@@ -336,5 +390,8 @@ def head(seed: int) -> Case:
 
 CASES = {
     f.__name__: f
-    for f in (bn_relu_conv2d, conv1x1_bn_act, dense_block, depthwise_pointwise, fire, head, stem, transition)
+    for f in (
+        bn_relu_conv2d, conv1x1_bn_act, dense_block, depthwise_pointwise, fire, head, inverted_residual, max_pool2d, stem,
+        transition,
+    )  # fmt: skip
 }

@@ -11,6 +11,8 @@
 #include "lightops/depthwise_pointwise.h"
 #include "lightops/fire.h"
 #include "lightops/head.h"
+#include "lightops/inverted_residual.h"
+#include "lightops/max_pool2d.h"
 #include "lightops/stem.h"
 #include "lightops/transition.h"
 
@@ -46,6 +48,8 @@ LIGHTOPS_CUDA_OP(dense_block, DenseBlockParams);
 LIGHTOPS_CUDA_OP(depthwise_pointwise, DepthwisePointwiseParams);
 LIGHTOPS_CUDA_OP(fire, FireParams);
 LIGHTOPS_CUDA_OP(head, HeadParams);
+LIGHTOPS_CUDA_OP(inverted_residual, InvertedResidualParams);
+LIGHTOPS_CUDA_OP(max_pool2d, MaxPool2dParams);
 LIGHTOPS_CUDA_OP(stem, StemParams);
 LIGHTOPS_CUDA_OP(transition, TransitionParams);
 

@@ -20,6 +20,12 @@ namespace lightops::cuda {
 struct alignas(16) Vec16 {
   std::uint32_t w[4];
 };
+struct alignas(8) Vec8 {
+  std::uint32_t w[2];
+};
+struct Word {
+  std::uint32_t w[1];
+};
 
 inline int thread_index() { return emulator::self().number; }
 inline int block_x() { return static_cast<int>(emulator::block_index().x); }
@@ -57,6 +63,21 @@ inline std::uint32_t float_to_bits(float value) {
   return bits;
 }
 inline float exp_approx(float x) { return __builtin_expf(x); }
+inline float reciprocal_approx(float x) { return 1.f / x; }
+inline std::uint32_t pack_f16x2(float low, float high) { return float_to_f16(low) | static_cast<std::uint32_t>(float_to_f16(high)) << 16; }
+inline std::uint32_t pack_bf16x2(float low, float high) { return float_to_bf16(low) | static_cast<std::uint32_t>(float_to_bf16(high)) << 16; }
+inline float max_nan(float a, float b) { return a != a || a > b ? a : b; }
+inline float min_nan(float a, float b) { return a != a || a < b ? a : b; }
+#define LIGHTOPS_PAIRWISE(type, operation)                                                                        \
+  inline std::uint32_t operation##_nan_##type##x2(std::uint32_t a, std::uint32_t b) {                             \
+    return pack_##type##x2(operation##_nan(type##_to_float(a & 0xffff), type##_to_float(b & 0xffff)),             \
+                           operation##_nan(type##_to_float(a >> 16), type##_to_float(b >> 16)));                  \
+  }
+LIGHTOPS_PAIRWISE(f16, max)
+LIGHTOPS_PAIRWISE(f16, min)
+LIGHTOPS_PAIRWISE(bf16, max)
+LIGHTOPS_PAIRWISE(bf16, min)
+#undef LIGHTOPS_PAIRWISE
 
 // --- barriers and warp instructions ----------------------------------------------------------------------------------
 inline void sync_threads(LIGHTOPS_SITE) { emulator::barrier(0, emulator::block_threads(), LIGHTOPS_AT); }
@@ -64,6 +85,11 @@ inline void named_barrier(int id, int threads, LIGHTOPS_SITE) { emulator::barrie
 inline void sync_warp(LIGHTOPS_SITE) { emulator::sync_warp_collective(LIGHTOPS_AT); }
 float warp_shuffle_xor(float value, int mask, emulator::Site site);
 inline float shuffle_xor(float value, int mask, LIGHTOPS_SITE) { return warp_shuffle_xor(value, mask, LIGHTOPS_AT); }
+inline bool any_lane(bool condition, LIGHTOPS_SITE) {
+  float any = condition ? 1.f : 0.f;
+  for (int mask = 16; mask; mask /= 2) any += warp_shuffle_xor(any, mask, LIGHTOPS_AT);
+  return any > 0.f;
+}
 
 void warp_ldmatrix_x4(std::uint32_t* r, const void* row, emulator::Site site);
 inline void ldmatrix_x4(std::uint32_t (&r)[4], const void* row, LIGHTOPS_SITE) { warp_ldmatrix_x4(r, row, LIGHTOPS_AT); }

@@ -108,6 +108,22 @@ Result run(Params& p, const Device& device, int64_t (*workspace)(const Params&, 
     p.weights = layers.data();
     return run(p, device, dense_block_cuda_workspace, dense_block_cuda, store);
   }
+  if (op == "max_pool2d") {
+    MaxPool2dParams p;
+    p.type = type;
+    p.x = r.tensor(), p.out = r.tensor();
+    p.window = r.window();
+    return run(p, device, max_pool2d_cuda_workspace, max_pool2d_cuda, store);
+  }
+  if (op == "inverted_residual") {
+    InvertedResidualParams p;
+    p.type = type;
+    p.x = r.tensor(), p.out = r.tensor();
+    p.ex = r.pointer(), p.ex_bias = r.pointer(), p.hidden = r.number(), p.ex_act = r.act();
+    p.dw = r.pointer(), p.dw_bias = r.pointer(), p.dw_act = r.act(), p.window = r.window();
+    p.pw = r.pointer(), p.pw_bias = r.pointer(), p.residual = r.number() != 0;
+    return run(p, device, inverted_residual_cuda_workspace, inverted_residual_cuda, store);
+  }
   if (op == "head") {
     HeadParams p;
     p.type = type;

@@ -19,9 +19,10 @@ std::vector<Region> region_list;
 Region* last_region = nullptr;
 bool everything = false;
 
-// The last write of a shared word, and per warp the last read of it.
+constexpr std::uint32_t kCell = 2;
+// The last write of a cell of shared memory, and per warp the last read of it. Two bytes: neighbouring threads may write one half each.
 struct Write {
-  std::uint32_t block = 0;  // serial of the block that wrote it: another block's word is uninitialised here
+  std::uint32_t block = 0;  // serial of the block that wrote it: another block's cell is uninitialised here
   std::uint32_t clock = 0;
   std::int16_t thread = -1;
   bool pending = false;
@@ -30,7 +31,7 @@ constexpr std::uint32_t kManyLanes = 32;  // more than one lane of the warp read
 
 std::vector<unsigned char> shared_store;
 std::vector<Write> writes;
-std::vector<std::uint32_t> reads;  // [word][warp]: clock << 6 | lane
+std::vector<std::uint32_t> reads;  // [cell][warp]: clock << 6 | lane
 unsigned char* shared_base_pointer = nullptr;
 std::uint32_t shared_size = 0;
 int warp_count = 0;
@@ -65,16 +66,16 @@ bool shared_range(const void* address, unsigned bytes, Site site, std::uint32_t*
   return true;
 }
 
-void check_write_order(std::uint32_t word, const Thread& thread, Site site) {
-  const Write& last = writes[word];
+void check_write_order(std::uint32_t cell, const Thread& thread, Site site) {
+  const Write& last = writes[cell];
   if (last.block == block_serial && last.thread != thread.number &&
       !ordered_after(thread.warp, false, last.thread / 32, last.clock))
-    report_fault(Fault::shared_race, site, "write after write of thread " + std::to_string(last.thread) + ", " + where(word * 4));
+    report_fault(Fault::shared_race, site, "write after write of thread " + std::to_string(last.thread) + ", " + where(cell * kCell));
   for (int warp = 0; warp < warp_count; ++warp) {
-    const std::uint32_t read = reads[word * warp_count + warp];
+    const std::uint32_t read = reads[cell * warp_count + warp];
     const bool same = warp == thread.warp && (read & 63) == static_cast<std::uint32_t>(thread.lane);
     if (!ordered_after(thread.warp, same, warp, read >> 6))
-      report_fault(Fault::shared_race, site, "write after read of warp " + std::to_string(warp) + ", " + where(word * 4));
+      report_fault(Fault::shared_race, site, "write after read of warp " + std::to_string(warp) + ", " + where(cell * kCell));
   }
 }
 
@@ -188,11 +189,11 @@ Region* check_global(const void* address, unsigned bytes, bool write, bool atomi
 
 void shared_begin_block(std::uint32_t bytes, int warps) {
   constexpr std::uint32_t kClockLimit = 1u << 25;  // clocks share a 32-bit word with the lane
-  const std::uint32_t words = (bytes + 3) / 4;
-  if (writes.size() < words || warps != warp_count || newest_clock > kClockLimit) {
+  const std::uint32_t cells = (bytes + kCell - 1) / kCell;
+  if (writes.size() < cells || warps != warp_count || newest_clock > kClockLimit) {
     if (newest_clock > kClockLimit) newest_clock = 0;
-    writes.assign(words, Write{});
-    reads.assign(static_cast<std::size_t>(words) * warps, 0);
+    writes.assign(cells, Write{});
+    reads.assign(static_cast<std::size_t>(cells) * warps, 0);
     shared_store.assign(bytes + 256, 0);
   }
   warp_count = warps;
@@ -232,22 +233,22 @@ bool check_shared(const void* address, unsigned bytes, bool write, Site site) {
   if (!shared_range(address, bytes, site, &offset)) return false;
   const Thread& thread = self();
   const std::uint32_t now = clocks[thread.warp][thread.warp];
-  for (std::uint32_t word = offset / 4; word <= (offset + bytes - 1) / 4; ++word) {
-    Write& last = writes[word];
+  for (std::uint32_t cell = offset / kCell; cell <= (offset + bytes - 1) / kCell; ++cell) {
+    Write& last = writes[cell];
     if (write) {
-      check_write_order(word, thread, site);
+      check_write_order(cell, thread, site);
       last = {block_serial, now, static_cast<std::int16_t>(thread.number), false};
       continue;
     }
     if (last.block != block_serial) {
-      report_fault(Fault::shared_uninitialised, site, where(word * 4));
+      report_fault(Fault::shared_uninitialised, site, where(cell * kCell));
       continue;
     }
     if (last.pending)
-      report_fault(Fault::async_read_before_wait, site, where(word * 4));
+      report_fault(Fault::async_read_before_wait, site, where(cell * kCell));
     else if (!ordered_after(thread.warp, last.thread == thread.number, last.thread / 32, last.clock))
-      report_fault(Fault::shared_race, site, "read after write of thread " + std::to_string(last.thread) + ", " + where(word * 4));
-    std::uint32_t& read = reads[word * warp_count + thread.warp];
+      report_fault(Fault::shared_race, site, "read after write of thread " + std::to_string(last.thread) + ", " + where(cell * kCell));
+    std::uint32_t& read = reads[cell * warp_count + thread.warp];
     const bool other_lane = read >> 6 == now && (read & 63) != static_cast<std::uint32_t>(thread.lane);
     read = now << 6 | (other_lane ? kManyLanes : thread.lane);
   }
@@ -258,9 +259,9 @@ bool shared_mark_pending(const void* address, unsigned bytes, Site site) {
   std::uint32_t offset;
   if (!shared_range(address, bytes, site, &offset)) return false;
   const Thread& thread = self();
-  for (std::uint32_t word = offset / 4; word <= (offset + bytes - 1) / 4; ++word) {
-    check_write_order(word, thread, site);
-    writes[word] = {block_serial, clocks[thread.warp][thread.warp], static_cast<std::int16_t>(thread.number), true};
+  for (std::uint32_t cell = offset / kCell; cell <= (offset + bytes - 1) / kCell; ++cell) {
+    check_write_order(cell, thread, site);
+    writes[cell] = {block_serial, clocks[thread.warp][thread.warp], static_cast<std::int16_t>(thread.number), true};
   }
   return true;
 }
@@ -268,8 +269,8 @@ bool shared_mark_pending(const void* address, unsigned bytes, Site site) {
 void shared_complete_pending(void* address, unsigned bytes) {
   const Thread& thread = self();
   const auto offset = static_cast<std::uint32_t>(static_cast<unsigned char*>(address) - shared_base_pointer);
-  for (std::uint32_t word = offset / 4; word <= (offset + bytes - 1) / 4; ++word)
-    writes[word] = {block_serial, clocks[thread.warp][thread.warp], static_cast<std::int16_t>(thread.number), false};
+  for (std::uint32_t cell = offset / kCell; cell <= (offset + bytes - 1) / kCell; ++cell)
+    writes[cell] = {block_serial, clocks[thread.warp][thread.warp], static_cast<std::int16_t>(thread.number), false};
 }
 
 }  // namespace emulator
