@@ -147,6 +147,13 @@ def find_nvcc() -> Nvcc | None:
     return None
 
 
+def static_cudart(nvcc: Nvcc) -> Path | None:
+    """The folder of this nvcc's static runtime, where it lies in one of the usual places."""
+    home = Path(nvcc.command).resolve().parents[1]
+    folders = [home / "lib64", home / "lib", *sorted(home.glob(f"targets/{platform.machine()}*/lib"))]
+    return next((folder for folder in folders if (folder / "libcudart_static.a").is_file()), None)
+
+
 @functools.cache
 def nvcc_archs(nvcc: Nvcc) -> set[str]:
     """Compute capabilities that nvcc compiles for, such as "9.0"."""

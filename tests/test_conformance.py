@@ -30,6 +30,25 @@ SIBLINGS = {
     "micro-benchmark": "benchmarks/bench_{op}.py",
 }
 OPS = sorted(header.stem for header in HEADERS.glob("*.h") if header.stem not in NOT_AN_OP)
+# The training ops, one folder further down at every level.
+TRAINING = HEADERS / "training"
+NOT_A_TRAINING_OP = {
+    "norm": "the batch norm that all of them apply",
+    "weight": "weights ordered for a product",
+}
+TRAINING_SIBLINGS = {
+    "kernel": "csrc/cpu/training/{op}.cpp",
+    "binding": "csrc/torch/training/{op}.cpp",
+    "reference": "lightops/reference/training/{op}.py",
+    "public function": "lightops/ops/training/{op}.py",
+    "test": "tests/ops/training/test_{op}.py",
+}
+# File and operator, where the operator's name is not free: inference has a dense block and a Fire too.
+TRAINING_OPS = {
+    header.stem: {"dense_block": "dense_block_train", "fire": "fire_train"}.get(header.stem, header.stem)
+    for header in sorted(TRAINING.glob("*.h"))
+    if header.stem not in NOT_A_TRAINING_OP
+}
 
 
 def text_of(level: str, op: str) -> str:
@@ -85,6 +104,43 @@ class TestLevel:
 
     def test_test_holds_the_common_suite(self, op):
         assert re.search(rf'\(OpSuite\):\n    op = "{op}"', text_of("test", op))
+
+
+@pytest.mark.parametrize(("op", "function"), TRAINING_OPS.items())
+class TestTrainingLevel:
+    @pytest.mark.parametrize("level", TRAINING_SIBLINGS)
+    def test_sibling_exists(self, level, op, function):
+        path = ROOT / TRAINING_SIBLINGS[level].format(op=op)
+        assert path.is_file(), f"{op}: no {level}, wanted {path.relative_to(ROOT)}"
+
+    def test_binding_defines_forward_and_backward(self, op, function):
+        text = "".join(path.read_text() for path in sorted((ROOT / "csrc/torch/training").glob(f"{op}*.cpp")))
+        assert f'"{function}(' in text
+        assert f'"{function}_backward(' in text or op == "batch_stats", "the ops that read statistics differentiate them"
+
+    def test_reference_and_public_function_are_public(self, op, function):
+        for level, package in (("reference", "reference"), ("public function", "ops")):
+            path = TRAINING_SIBLINGS[level].format(op=op)
+            assert function in functions_in((ROOT / path).read_text())
+            assert function in exported(f"lightops/{package}/training/__init__.py")
+
+    def test_public_function_has_its_contract(self, op, function):
+        text = (ROOT / TRAINING_SIBLINGS["public function"].format(op=op)).read_text()
+        docstring = ast.get_docstring(functions_in(text)[function]) or ""
+        for part in ("`", "arXiv", "Shapes:", "dtypes:"):
+            assert part in docstring, f"the docstring of ops.training.{function} says nothing of {part!r}"
+        assert "derivative" in docstring or "Differentiable in" in docstring
+        assert f'"{function}",' in text, "defined on the dispatcher"
+        assert f'"{function}_backward",' in text or op == "batch_stats"
+
+    def test_gradients_are_checked(self, op, function):
+        calls = (ROOT / "tests/ops/training/calls.py").read_text()
+        assert function in calls
+
+
+def test_every_training_reference_has_a_header():
+    found = {path.stem for path in (ROOT / "lightops/reference/training").glob("*.py")} - {"__init__"}
+    assert found == set(TRAINING_OPS)
 
 
 def exported(path: str) -> set[str]:

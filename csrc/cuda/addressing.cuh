@@ -78,17 +78,27 @@ LIGHTOPS_DEVICE void store_chunk(const View& v, int64_t offset, int channel, con
   }
 }
 
+// Where a 4-byte entry of channel c lies in a table that eight neighbouring threads read 16 bytes at a time, each for its own chunk
+// of a 128-byte row: [row][part of the chunk][chunk][4], so that the eight meet 32 different banks.
+template <class Math>
+LIGHTOPS_DEVICE int table_place(int c) {
+  constexpr int kElements = kChunkElements<Math>, kRow = kRowElements<Math>;
+  const int in_row = c % kRow, in_chunk = in_row % kElements;
+  return c - in_row + in_chunk / 4 * (kRowChunks * 4) + in_row / kElements * 4 + in_chunk % 4;
+}
+
 // The scale and shift of one thread's chunk of channels, in registers: they serve every row of a stage.
 template <class Math>
 struct Affine {
   static constexpr int kElements = kChunkElements<Math>;
   float scale[kElements], shift[kElements];
 
-  // `pairs` lie in shared memory: scale, then shift, `channels` floats each.
+  // `pairs` lie in shared memory: scale, then shift, `channels` floats each, in the order of table_place.
   LIGHTOPS_DEVICE Affine(const float* pairs, int channels, int channel) {
 #pragma unroll
     for (int i = 0; i < kElements; i += 4) {
-      const Vec16 a = load_shared<Vec16>(pairs + channel + i), b = load_shared<Vec16>(pairs + channels + channel + i);
+      const int at = table_place<Math>(channel + i);
+      const Vec16 a = load_shared<Vec16>(pairs + at), b = load_shared<Vec16>(pairs + channels + at);
 #pragma unroll
       for (int j = 0; j < 4; ++j) scale[i + j] = bits_to_float(a.w[j]), shift[i + j] = bits_to_float(b.w[j]);
     }
@@ -125,10 +135,11 @@ struct Tables {
 };
 
 // Copies scale and shift into shared memory, padded with zeros to whole rows. The caller's next barrier publishes them.
+template <class Math>
 LIGHTOPS_DEVICE void stage_scale_shift(float* pairs, const float* scale, const float* shift, int channels, int padded, int threads) {
   for (int c = thread_index(); c < padded; c += threads) {
-    store_shared(pairs + c, load_global(scale + c, c < channels));
-    store_shared(pairs + padded + c, load_global(shift + c, c < channels));
+    store_shared(pairs + table_place<Math>(c), load_global(scale + c, c < channels));
+    store_shared(pairs + padded + table_place<Math>(c), load_global(shift + c, c < channels));
   }
 }
 

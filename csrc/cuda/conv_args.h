@@ -84,6 +84,7 @@ struct ResidentArgs {
   int chunks;          // 64-byte chunks of the tile's channels
   int steps;           // of its channels, in kStepBytes
   int tap_group;       // taps whose weights share a stage
+  int first_stages;    // of a depthwise producer's halo: 2 to 4
   int units, units_per_block;  // column tiles of all groups; grid y shares them out
   int act;             // of the second product
 };
@@ -92,7 +93,8 @@ struct ResidentArgs {
 constexpr int rows_a_thread(int rows, int threads) { return (rows * kRowChunks + threads - 1) / threads; }
 
 // Tile shapes the implicit GEMM is instantiated for: pixels x output channels of a block. wide and tall: 16-bit types only.
-enum class Shape : int { wide, mid, narrow, small, low, tall };
+// compact: where shared memory is small.
+enum class Shape : int { wide, mid, narrow, small, compact, low, tall };
 struct ShapeSize {
   int m, n, warps_m, warps_n, stages;
   int spatial_rows;  // halo rows a thread keeps coordinates of: bounds the tile's slots
@@ -103,10 +105,11 @@ struct ShapeSize {
 constexpr ShapeSize shape_size(Shape shape) {
   switch (shape) {
     case Shape::wide: return {128, 128, 2, 4, 3, 0};
-    case Shape::mid: return {128, 64, 4, 2, 3, 10};
+    case Shape::mid: return {128, 64, 4, 2, 4, 10};
     case Shape::narrow: return {128, 32, 4, 1, 3, 12};
     case Shape::low: return {64, 128, 2, 4, 3, 0};
-    case Shape::tall: return {256, 64, 4, 2, 2, 0};
+    case Shape::tall: return {256, 64, 8, 2, 2, 0};
+    case Shape::small: return {64, 64, 2, 2, 6, 0};
     default: return {64, 64, 2, 2, 3, 12};
   }
 }
@@ -122,8 +125,8 @@ struct PairSize {
 constexpr int depthwise_halo_rows(int threads) { return 2560 / threads; }  // halo rows a thread keeps coordinates of
 constexpr PairSize pair_size(PairShape shape) {
   switch (shape) {
-    case PairShape::deep128: return {128, 128, 4, 4, 2, 0, 0, 0, 0};
-    case PairShape::pixels128: return {128, 64, 4, 2, 2, 0, 0, 0, 0};
+    case PairShape::deep128: return {128, 128, 4, 4, 3, 0, 0, 0, 0};
+    case PairShape::pixels128: return {128, 64, 4, 2, 3, 0, 0, 0, 0};
     case PairShape::pixels64: return {64, 128, 2, 4, 3, 0, 0, 0, 0};
     case PairShape::pixels32: return {32, 128, 1, 8, 3, 0, 0, 0, 0};
     // 256 rows hold 14x14 pixels with their border; 16-bit types only, fp32 would spill.

@@ -37,20 +37,23 @@ int launch_plan(const ConvPlan& plan, Stream stream) {
           return kUnknown;
         case Shape::mid: return launch_shape<Math, Shape::mid, PointwiseLoader, rows_of(Shape::mid)>(plan, stream);
         case Shape::small: return launch_shape<Math, Shape::small, PointwiseLoader, rows_of(Shape::small)>(plan, stream);
+        case Shape::compact: return launch_shape<Math, Shape::compact, PointwiseLoader, rows_of(Shape::compact)>(plan, stream);
         default: return kUnknown;
       }
     case Load::spatial:
       switch (plan.shape) {
         case Shape::mid: return launch_shape<Math, Shape::mid, SpatialLoader, halo_rows_of(Shape::mid)>(plan, stream);
         case Shape::narrow: return launch_shape<Math, Shape::narrow, SpatialLoader, halo_rows_of(Shape::narrow)>(plan, stream);
-        case Shape::small: return launch_shape<Math, Shape::small, SpatialLoader, halo_rows_of(Shape::small)>(plan, stream);
+        case Shape::compact: return launch_shape<Math, Shape::compact, SpatialLoader, halo_rows_of(Shape::compact)>(plan, stream);
         default: return kUnknown;
       }
     case Load::pooled: return launch_shape<Math, Shape::low, PooledLoader, rows_of(Shape::low)>(plan, stream);
     case Load::gathered:
       if constexpr (sizeof(typename Math::Store) == 2)
-        if (plan.shape == Shape::tall)
-          return plan.pooled_output ? launch_gathered<Math, Shape::tall, true>(plan, stream) : launch_gathered<Math, Shape::tall, false>(plan, stream);
+        if (plan.shape == Shape::tall) return launch_gathered<Math, Shape::tall, true>(plan, stream);
+      if (plan.shape == Shape::compact)
+        return plan.pooled_output ? launch_gathered<Math, Shape::compact, true>(plan, stream)
+                                  : launch_gathered<Math, Shape::compact, false>(plan, stream);
       return plan.pooled_output ? launch_gathered<Math, Shape::mid, true>(plan, stream) : launch_gathered<Math, Shape::mid, false>(plan, stream);
   }
   return kUnknown;

@@ -99,14 +99,15 @@ LIGHTOPS_DEVICE void store_pooled_tile(const unsigned char* staged, const ConvAr
     const int row = divided(r, a.by_pooled_w), py = pool_y + row, px = pool_x + r - row * a.pooled_w;
     const bool on = py < a.out.height && px < a.out.width;
     const int y0 = py * g.stride_h - g.pad_h, x0 = px * g.stride_w - g.pad_w;
+    const unsigned char* const first = staged + ((y0 - conv.y) * a.tile.tile_w + x0 - conv.x) * kStagedPitch<Math, kColumns> +
+                                       n * static_cast<int>(sizeof(typename Math::Store));
+    const bool inside = y0 >= 0 && y0 + g.kernel_h <= a.conv_height && x0 >= 0 && x0 + g.kernel_w <= a.conv_width;
     Vec16 best;
     bool any = false;
     for (int ky = 0; ky < g.kernel_h; ++ky)
       for (int kx = 0; kx < g.kernel_w; ++kx) {
-        const int y = y0 + ky, x = x0 + kx;
-        if (y < 0 || y >= a.conv_height || x < 0 || x >= a.conv_width || !on) continue;
-        const int from = (y - conv.y) * a.tile.tile_w + x - conv.x;
-        const Vec16 v = load_shared<Vec16>(staged + from * kStagedPitch<Math, kColumns> + n * static_cast<int>(sizeof(typename Math::Store)));
+        if (!on || (!inside && (y0 + ky < 0 || y0 + ky >= a.conv_height || x0 + kx < 0 || x0 + kx >= a.conv_width))) continue;
+        const Vec16 v = load_shared<Vec16>(first + (ky * a.tile.tile_w + kx) * kStagedPitch<Math, kColumns>);
 #pragma unroll
         for (int i = 0; i < 4; ++i) best.w[i] = any ? Math::max_word(best.w[i], v.w[i]) : v.w[i];
         any = true;

@@ -33,7 +33,7 @@ struct HaloLoader {
     const Geometry& g = a.geometry;
     padded = a.chunks * kRowElements<Math>;
     if (a.scale) {
-      stage_scale_shift(reinterpret_cast<float*>(extra), a.scale, a.shift, a.x.channels, padded, kThreads);
+      stage_scale_shift<Math>(reinterpret_cast<float*>(extra), a.scale, a.shift, a.x.channels, padded, kThreads);
       sync_threads();  // the pairs are read before the pipeline's first barrier
     }
 #pragma unroll
@@ -136,7 +136,7 @@ struct PooledLoader {
   LIGHTOPS_DEVICE PooledLoader(const ConvArgs& a, TilePlace place, unsigned char* extra)
       : args(a), pairs(reinterpret_cast<float*>(extra)), padded(a.chunks * kRowElements<Math>),
         image(element<Math>(a.x, place.image * a.x.image)) {
-    stage_scale_shift(reinterpret_cast<float*>(extra), a.scale, a.shift, a.x.channels, padded, kThreads);
+    stage_scale_shift<Math>(reinterpret_cast<float*>(extra), a.scale, a.shift, a.x.channels, padded, kThreads);
     sync_threads();
 #pragma unroll
     for (int i = 0; i < kMaxRows; ++i) {
@@ -245,7 +245,7 @@ struct GatherLoader {
     for (int k = thread_index(); k < padded; k += kThreads) {
       const int tap = k / channels, ky = tap / g.kernel_w, kx = tap - ky * g.kernel_w, c = k - tap * channels;
       const bool real = tap < g.kernel_h * g.kernel_w;
-      store_shared(reinterpret_cast<int*>(extra) + k, real ? ky * g.dilation_h * pitch + kx * g.dilation_w * inner + c * plane : -1);
+      store_shared(reinterpret_cast<int*>(extra) + table_place<Math>(k), real ? ky * g.dilation_h * pitch + kx * g.dilation_w * inner + c * plane : -1);
     }
 #pragma unroll
     for (int i = 0; i < kMaxRows; ++i) {
@@ -268,7 +268,7 @@ struct GatherLoader {
     bool whole = true;
 #pragma unroll
     for (int e = 0; e < kElements; e += 4) {
-      const Vec16 raw = load_shared<Vec16>(offsets + k0 + e);
+      const Vec16 raw = load_shared<Vec16>(offsets + table_place<Math>(k0 + e));
 #pragma unroll
       for (int i = 0; i < 4; ++i) offset[e + i] = static_cast<int>(raw.w[i]), whole = whole && offset[e + i] >= 0;
     }

@@ -1,6 +1,7 @@
 #include "plan.h"
 
 #include <algorithm>
+#include <initializer_list>
 
 namespace lightops::cuda {
 namespace {
@@ -183,30 +184,42 @@ ConvPlan plan_conv(const ConvProblem& p, const Device& device) {
   const int padded = a.chunks * (kRowBytes / p.element_bytes);
   const int extra = plan.load == Load::gathered ? padded * 4 : p.scale ? padded * 8 : 0;
 
-  const auto try_shape = [&](Shape shape) {
-    plan.shape = shape;
-    plan_tiles(plan, p, device, extra);
-    return plan.refusal == nullptr && plan.blocks >= device.multiprocessors;
+  // The first shape that fits shared memory and fills the chip, else the last that fits.
+  const bool half = p.element_bytes == 2;
+  const auto choose = [&](std::initializer_list<Shape> shapes) {
+    ConvPlan best;
+    best.refusal = "the channels' scale and shift do not fit shared memory beside the tile";
+    for (const Shape shape : shapes) {
+      ConvPlan trial = plan;
+      trial.shape = shape;
+      plan_tiles(trial, p, device, extra);
+      if (trial.refusal == nullptr && trial.shared <= device.shared_limit)
+        best = trial;
+      else if (best.refusal && trial.refusal)
+        best.refusal = trial.refusal;
+      if (best.refusal == nullptr && best.blocks >= device.multiprocessors) break;
+    }
+    if (best.refusal == nullptr || shapes.size() == 1) return best;
+    ConvPlan last = plan;
+    last.shape = Shape::compact;
+    plan_tiles(last, p, device, extra);
+    return last.refusal == nullptr && last.shared <= device.shared_limit ? last : best;
   };
-  const bool half = p.element_bytes == 2, wide = half && a.out.channels > 64;
   switch (plan.load) {
     case Load::pointwise:
-      if (!(wide && try_shape(Shape::wide)) && !try_shape(Shape::mid)) try_shape(Shape::small);
+      plan = half && a.out.channels > 64 ? choose({Shape::wide, Shape::mid, Shape::small}) : choose({Shape::mid, Shape::small});
       break;
     case Load::spatial:
-      if (a.out.channels <= 32)
-        try_shape(Shape::narrow);
-      else if (!try_shape(Shape::mid) && !plan.refusal)
-        try_shape(Shape::small);
+      plan = a.out.channels <= 32 ? choose({Shape::narrow, Shape::compact}) : choose({Shape::mid, Shape::compact});
       break;
     case Load::pooled:
-      try_shape(Shape::low);
+      plan = choose({Shape::low});
       break;
     default:
-      if (!half || !try_shape(Shape::tall) || plan.shared > device.shared_limit) plan.refusal = nullptr, try_shape(Shape::mid);
+      // Pools overlap: 256 rows hold 7x7 pools of 3x3 at stride 2 with 15% of their pixels computed twice, 128 rows 5x5 with 21%.
+      plan = half && p.pooled ? choose({Shape::tall, Shape::mid}) : choose({Shape::mid, Shape::compact});
   }
   if (plan.refusal) return plan;
-  if (plan.shared > device.shared_limit) plan.refusal = "the channels' scale and shift do not fit shared memory beside the tile";
   if (plan.blocks >= kIndexLimit) plan.refusal = "more than 2^31 - 1 blocks";
 
   // A grid that leaves multiprocessors idle splits the reduction; a second kernel adds the parts in order.

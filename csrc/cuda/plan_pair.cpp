@@ -19,14 +19,16 @@ bool try_pair(PairPlan& plan, PairShape shape, const PairProblem& p, const Devic
   const int tables = tables_bytes(s.m, s.n);
   const int out_h = a.group[0].out.height, out_w = a.group[0].out.width;
   if (p.first == First::depthwise) {
-    const int rows = a.chunks * s.m * kRowBytes;
-    const int left = device.shared_limit - tables - rows - ring;
+    const int rows = a.chunks * s.m * kRowBytes, left = device.shared_limit - tables - rows;
     const int slots = std::min(left / (2 * kRowBytes) - taps, depthwise_halo_rows(s.threads()) * s.threads() / kRowChunks);
     if (!choose_tile({s.m, slots, true}, a.first.geometry, out_h, out_w, &a.tile)) return false;
-    const int scratch = std::max(staged, 2 * (a.tile.slots + taps) * kRowBytes);
+    // As many stages as the ring and the staged output leave room for anyway, two at least.
+    const int stage = (a.tile.slots + taps) * kRowBytes;
+    a.first_stages = std::clamp(std::min((ring + staged) / stage, a.chunks), 2, 4);
+    const int scratch = std::max(ring + staged, a.first_stages * stage);
     if (left < scratch) return false;
     a.first.tile = a.tile;
-    plan.shared = tables + rows + ring + scratch;
+    plan.shared = tables + rows + scratch;
   } else {
     if (!choose_tile({s.m, s.m, false}, a.geometry, out_h, out_w, &a.tile)) return false;
     Tile& rows = a.first.tile;

@@ -7,7 +7,7 @@
 namespace lightops::cuda {
 
 // Depthwise convolution into the tile: rows are the block's output pixels. A stage holds one chunk of the halo and, as further
-// rows, the chunk of every tap's weights; two stages, so that a chunk's loads run under the chunk before.
+// rows, the chunk of every tap's weights; two to four stages, as many as fit: a chunk is computed faster than it is fetched.
 //
 // 16-bit types multiply on the tensor cores: for 8 channels, k = (tap, channel) over two taps is the depth of one instruction, and B
 // holds the two taps' weights on its diagonals. Nine taps are 5 instructions for 16 pixels x 8 channels; 15/16 of the products are with
@@ -138,14 +138,23 @@ struct DepthwiseProducer {
     const int taps = g.kernel_h * g.kernel_w;
     const int stage_bytes = (f.tile.slots + taps) * kRowBytes;
     Loader loader(f, place, nullptr);
-    issue(f, loader, 0, taps, scratch);
+    const int stages = a.first_stages;
+    for (int chunk = 0; chunk < stages - 1; ++chunk) issue(f, loader, chunk, taps, scratch + chunk * stage_bytes);
     tables.fill_taps(f.tile, g, Block::kThreads);
+    int here = 0;
     for (int chunk = 0; chunk < f.chunks; ++chunk) {
-      cp_async_wait<0>();
+      if (stages == 4)
+        cp_async_wait<2>();
+      else if (stages == 3)
+        cp_async_wait<1>();
+      else
+        cp_async_wait<0>();
       sync_threads();
-      issue(f, loader, chunk + 1, taps, scratch + (chunk + 1) % 2 * stage_bytes);
+      const int ahead = here == 0 ? stages - 1 : here - 1;  // the stage of the chunk before
+      issue(f, loader, chunk + stages - 1, taps, scratch + ahead * stage_bytes);
       unsigned char* const out = resident + chunk * Block::kM * kRowBytes;
-      const unsigned char* const stage = scratch + chunk % 2 * stage_bytes;
+      const unsigned char* const stage = scratch + here * stage_bytes;
+      here = here + 1 == stages ? 0 : here + 1;
       const int channel = chunk * kRowElements<Math>;
       if constexpr (sizeof(Store) == 2) {
         if (taps == 9) {
@@ -159,7 +168,6 @@ struct DepthwiseProducer {
       }
       convolve(f, stage, taps, tables.tap, channel, out);
     }
-    sync_threads();  // before the table of taps is another's
   }
 };
 

@@ -1,8 +1,8 @@
 // Fused pairs: a producer fills a tile of activations in shared memory ([chunk][row][128 bytes], swizzled), and a matrix product
 // reads it for every output channel and tap. What lies between the two convolutions never reaches memory.
 //
-// Shared memory: tables | the resident tile | a ring of kStages weight stages | scratch (the producer's stages, later the staged
-// output). Where the producer is done with its scratch before the ring is filled (the squeeze), the two share their place.
+// Shared memory: tables | the resident tile | a ring of kStages weight stages, then the staged output, both in the place of the
+// producer's stages.
 #pragma once
 
 #include "implicit_gemm.cuh"
@@ -55,14 +55,13 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(Block::kThreads, Producer::kBlocks) resid
   const int rows_bytes = (Producer::kRowsArePixels ? Block::kM : a.first.tile.slots) * kRowBytes;
   unsigned char* const ring = resident + a.chunks * rows_bytes;
   const int stage_bytes = a.tap_group * Block::kN * kRowBytes;
-  unsigned char* const scratch = ring + Block::kStages * stage_bytes;
+  unsigned char* const staged = ring + Block::kStages * stage_bytes;
   const TilePlace place = place_tile(a.tile, block_x());
   const int first_unit = block_y() * a.units_per_block;
   const int last_unit = first_unit + a.units_per_block < a.units ? first_unit + a.units_per_block : a.units;
 
-  Producer::fill(a, place, tables, resident, Producer::kRowsArePixels ? scratch : ring);
-  // Behind the producer: it uses the tables for its own rows, and the stream's state beside its accumulators would spill.
-  if (!Producer::kRowsArePixels) sync_threads();
+  Producer::fill(a, place, tables, resident, ring);
+  sync_threads();  // the producer's stages and tables are done with
   tables.fill_pixels(a.tile, place, a.group[0].out.height, a.group[0].out.width, Block::kM, Block::kThreads);
   tables.fill_taps(a.tile, a.geometry, Block::kThreads);
   WeightStream<Block> weights(a, ring, first_unit, last_unit);
@@ -103,9 +102,9 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(Block::kThreads, Producer::kBlocks) resid
         stage = stage + 1 == Block::kStages ? 0 : stage + 1;
       }
     sync_threads();  // the bias; and nobody stores the last unit any more
-    stage_tile<Math, Block::kN>(scratch, sums, Block::warp_row(), Block::warp_column(), tables.bias, Activation<Math>(a.act));
+    stage_tile<Math, Block::kN>(staged, sums, Block::warp_row(), Block::warp_column(), tables.bias, Activation<Math>(a.act));
     sync_threads();
-    store_tile<Math, Block::kM, Block::kN, Block::kThreads>(scratch, g.out, g.residual, tables.pixel, place.image, column);
+    store_tile<Math, Block::kM, Block::kN, Block::kThreads>(staged, g.out, g.residual, tables.pixel, place.image, column);
   }
   cp_async_wait<0>();
 }

@@ -76,7 +76,9 @@ def conv1x1_bn_act(seed: int, real_act: bool = True) -> Case:
 def bn_relu_conv2d(seed: int) -> Case:
     d = Draw(seed)
     n, c, o = d.between(1, 2), d.depth(96), d.channels(96)
-    k = d.pick(1, 3, 3, 3, 5, (1, 3), (3, 1), 2)
+    k = d.pick(1, 1, 3, 3, 3, 5, (1, 3), (3, 1), 2)
+    if k == 1 and d.chance(0.8):  # scale and shift beside which the larger tiles do not fit 99 KiB
+        c = d.between(40, 60) * 8
     kh, kw = (k, k) if isinstance(k, int) else k
     stride, dilation = d.pick(1, 1, 2, (2, 1)), d.pick(1, 1, 1, 2)
     padding = (d.between(0, kh - 1), d.between(0, kw - 1))
@@ -132,7 +134,7 @@ def transition(seed: int) -> Case:
 
 def stem(seed: int) -> Case:
     d = Draw(seed)
-    n, c, o = d.between(1, 2), d.pick(3, 3, 3, 1, 4), d.channels(96)
+    n, c, o = d.between(1, 2), d.pick(3, 3, 1, 4, 12, 16), d.channels(96)
     k, stride = d.pick((7, 2), (3, 2), (3, 1), (5, 2), (4, 4))
     padding = d.between(0, k // 2)
     h, w = d.side(k + 8, 22), d.side(k + 8, 22)

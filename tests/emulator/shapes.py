@@ -20,7 +20,8 @@ class Traffic:
     weights: int
     coalescing: float  # bytes asked for / bytes of the sectors fetched for them
     conflicts: float  # extra shared-memory wavefronts / all
-    input_blocks: float  # input bytes over the floor's: above 1 it is the halo
+    input_blocks: float  # input bytes over the floor's: above 1 it is the halo, or column tiles side by side
+    column_tiles: int = 1  # blocks that read the same input at the same time: memory is asked once, L2 the other times
 
 
 def tensor(c: int, h: int, w: int, dtype: torch.dtype, channels: int | None = None) -> torch.Tensor:
@@ -60,6 +61,9 @@ def measure(
     )
 
 
+COLUMNS = 128  # of a block, in the pointwise and the transition kernel
+
+
 def f32(n: int) -> torch.Tensor:
     return torch.randn(n)
 
@@ -83,7 +87,8 @@ def dense_layer(emulator, c: int, hw: int, gpu: Gpu, dtype=torch.float16, growth
     counters = emulator_counters(emulator)
     size = buffer.element_size() * hw * hw
     read = counters["read"]["buffer"]["block_bytes"]
-    traffic.floor = (c + growth) * size
+    # Between the two kernels the 1x1's output is written and read once (csrc/cuda/dense_block.cu says why).
+    traffic.floor = (c + growth + 2 * 4 * growth) * size
     traffic.moved += read
     traffic.input_blocks = read / (c * size)
     return traffic
@@ -99,9 +104,10 @@ def transition(emulator, c: int, hw: int, gpu: Gpu, dtype=torch.float16) -> Traf
     x, out = tensor(c, hw, hw, dtype), tensor(c // 2, hw // 2, hw // 2, dtype)
     w, scale, shift = pack(torch.randn(c // 2, c, 1, 1), dtype), f32(c), f32(c)
     fields = [DTYPE_CODES[dtype], *nhwc_fields(x), *nhwc_fields(out), pointer(scale), pointer(shift), pointer(w), 0]
-    return measure(
-        emulator, "transition", fields, {"x": x}, {"out": out}, {"w": w, "scale": scale, "shift": shift}, gpu
-    )
+    weights = {"w": w, "scale": scale, "shift": shift}
+    traffic = measure(emulator, "transition", fields, {"x": x}, {"out": out}, weights, gpu)
+    traffic.column_tiles = -(-c // 2 // COLUMNS)
+    return traffic
 
 
 def depthwise_pointwise(emulator, c: int, o: int, hw: int, stride: int, gpu: Gpu, dtype=torch.float16) -> Traffic:
@@ -146,7 +152,9 @@ def conv1x1(emulator, c: int, o: int, hw: int, gpu: Gpu, dtype=torch.float16) ->
     x, out = tensor(c, hw, hw, dtype), tensor(o, hw, hw, dtype)
     w, b = pack(torch.randn(o, c, 1, 1), dtype), f32(o)
     fields = [DTYPE_CODES[dtype], *nhwc_fields(x), *nhwc_fields(out), *nhwc_fields(None), pointer(w), pointer(b), 1]
-    return measure(emulator, "conv1x1_bn_act", fields, {"x": x}, {"out": out}, {"w": w, "b": b}, gpu)
+    traffic = measure(emulator, "conv1x1_bn_act", fields, {"x": x}, {"out": out}, {"w": w, "b": b}, gpu)
+    traffic.column_tiles = -(-o // COLUMNS)
+    return traffic
 
 
 def head(emulator, c: int, hw: int, gpu: Gpu, dtype=torch.float16) -> Traffic:

@@ -10,11 +10,16 @@ GPU = Gpu(multiprocessors=1)
 
 # Border pixels that neighbouring tiles both read; a 14x14 tile of a 3x3 reads 16x16.
 HALO_AT_MOST = 1.5
-# Fire on 27x27 and 13x13 maps: tiles that are not whole multiples of 8 pixels wide meet in some banks where their
-# rows wrap. A tile of 8 pixels would avoid that and multiply a tenth more rows.
-CONFLICTS = {"squeezenet1_1 fire5": 0.16, "squeezenet1_1 fire9": 0.12}
-# The dense layers' 14x14 tiles, likewise; most in the layer with the fewest other accesses.
-DENSE_CONFLICTS = 0.11
+# Fire on 55x55, 27x27 and 13x13 maps: tiles that are not whole multiples of 8 pixels wide meet in some banks where their
+# rows wrap. A tile of 8 pixels would avoid that and multiply a tenth more rows. The stems put rows together from 2-byte
+# elements, which no order of their threads keeps apart.
+CONFLICTS = {
+    "squeezenet1_1 fire2": 0.07,
+    "squeezenet1_1 fire5": 0.08,
+    "squeezenet1_1 fire9": 0.12,
+    "densenet121 stem": 0.22,
+    "squeezenet1_1 stem": 0.10,
+}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +33,7 @@ def test_inputs_and_outputs_move_once(traffic, name):
     t = traffic[name]
     halo = max(0.0, t.input_blocks - 1) * input_share(name, t)
     assert t.moved / t.floor - halo <= 1.15
-    assert t.input_blocks <= (2.2 if "stem" in name else HALO_AT_MOST)
+    assert t.input_blocks <= (2.2 if "stem" in name else HALO_AT_MOST * t.column_tiles)
 
 
 def input_share(name, t):
@@ -45,5 +50,4 @@ def test_activations_move_in_whole_sectors(traffic, name):
 
 @pytest.mark.parametrize("name", NETWORK)
 def test_bank_conflicts_are_few(traffic, name):
-    limit = CONFLICTS.get(name, DENSE_CONFLICTS if "block" in name else 0.05)
-    assert traffic[name].conflicts <= limit
+    assert traffic[name].conflicts <= CONFLICTS.get(name, 0.05)
