@@ -202,7 +202,7 @@ def test_example_leaves_out_what_is_slower(monkeypatch: pytest.MonkeyPatch) -> N
     from lightops.swap import measure
 
     times = iter([(1.0, 2.0), (2.0, 1.0)] * 50)
-    monkeypatch.setattr(measure, "_times", lambda stock, fused: next(times))
+    monkeypatch.setattr(measure, "_times", lambda stock, fused, device: next(times))
     model = small("squeezenet")
     kinds = {r.name for r in lightops.explain(model).fused}
     report = lightops.swap_(model, torch.randn(1, 3, 64, 64))
