@@ -31,9 +31,12 @@ template <class C> struct Wgrad3x3 {
   int64_t scratch_elements() const { return algo == Algo::direct ? 0 : 16 * (x_stride() + dy_stride()) + kLanes<C>; }
 };
 
-template <class C> inline int64_t wgrad3x3_tiles(int64_t channels, int64_t outputs) {
+// How many to collect of `total` tiles that belong together: in equal parts, since a product along the last few tiles costs
+// as much traffic on the sums as one along many.
+template <class C> inline int64_t wgrad3x3_tiles(int64_t channels, int64_t outputs, int64_t total) {
   const int64_t fit = (512 << 10) / int64_t(sizeof(C)) / (16 * (channels + outputs));
-  return fit < 16 ? 16 : fit > 96 ? 96 : fit;
+  const int64_t most = fit < 16 ? 16 : fit > 96 ? 96 : fit;
+  return ceil_div(total, ceil_div(total, most));
 }
 
 // Adds a strip: `rows` x `width` pixels of dy at dy (rows dy_row apart, pixels `outputs`), and the activations around them

@@ -62,7 +62,9 @@ template <class C> struct Body {
     w.outputs = w.sum_row = f.growth;
     w.algo = f.algo;
     w.sum_plane = channels3(layer) * f.growth;
-    w.tiles = wgrad3x3_tiles<C>(channels3(layer), f.growth);
+    const Strips all = strips(layer);
+    const int64_t each = ceil_div(all.rows, 2) * ceil_div(b.w, 2);
+    w.tiles = wgrad3x3_tiles<C>(channels3(layer), f.growth, ceil_div(all.count(), slices3(layer)) * each);
     return w;
   }
   int64_t part3(int64_t layer) const {

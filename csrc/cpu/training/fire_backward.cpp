@@ -83,7 +83,8 @@ template <class C> struct Body {
     w.algo = p.algo;
     w.sum_row = expand3;
     w.sum_plane = squeeze * expand3;
-    w.tiles = wgrad3x3_tiles<C>(squeeze, group3());
+    const int64_t total = ceil_div(p.x.n * ceil_div(height, 2), slices) * ceil_div(width, 2);
+    w.tiles = wgrad3x3_tiles<C>(squeeze, group3(), total);
     return w;
   }
   // Outputs of the 3x3 whose weight gradient is taken at once.
