@@ -69,6 +69,7 @@ template <class C> struct Run {
   int64_t offset;         // of column 0 of the block in each row of dy
   int64_t first, last;    // columns of the block that lie inside dy
   int64_t pixel;          // between pixels
+  Far far;
   int64_t row, dy_row;    // between rows of u and du, and of dy
   const C* weights;
   int64_t group;          // between groups of packed channels
@@ -98,10 +99,11 @@ __attribute__((noinline)) void block(const Run<C>& run) {
       if (W) {
         u[i] = load(move(r.u + c, pitch.times(i)));
         hold_vector(u[i]);
-        fetch_ahead(move(r.u + r.row + c, pitch.times(i)));
+        if (r.far.u) fetch_ahead(move(r.u + r.row + c, pitch.times(i)));
       }
-      fetch_ahead(move(r.du + r.row + c, pitch.times(i)));
-      if (i % Stride == 0) fetch_ahead(move(r.rows[0].dy + r.dy_row + r.offset + c, pitch.times(i / Stride)));
+      if (r.far.du) fetch_ahead(move(r.du + r.row + c, pitch.times(i)));
+      if (r.far.dy && i % Stride == 0)
+        fetch_ahead(move(r.rows[0].dy + r.dy_row + r.offset + c, pitch.times(i / Stride)));
       du[i] = Vec<C>{};
     }
     for (int64_t y = 0; y < r.count; ++y) {
@@ -132,7 +134,11 @@ __attribute__((noinline)) void block(const Run<C>& run) {
         if (W) store(sums + k * kGroup, sum[k]);
     }
 #pragma GCC unroll 7
-    for (int i = 0; i < Columns; ++i) store(move(r.du + c, pitch.times(i)), du[i]);
+    for (int i = 0; i < Columns; ++i) {
+      C* const to = move(r.du + c, pitch.times(i));
+      if (kStreams && r.far.stream) stream(to, du[i]);
+      else store(to, du[i]);
+    }
   }
 }
 
@@ -260,6 +266,7 @@ void depthwise_grad_row(const DepthwiseGrad<C>& d, const C* dy, int64_t dy_first
   r.rows = m.row;
   r.count = m.count;
   r.pixel = d.channels;
+  r.far = d.far;
   r.row = d.width * d.channels;
   r.dy_row = d.out_width * d.channels;
   r.group = d.taps() * kGroup;

@@ -90,6 +90,19 @@ template <class C> LIGHTOPS_INLINE Vec<C> load(const C* p) {
 }
 template <class C> LIGHTOPS_INLINE void store(C* p, Vec<C> v) { memcpy(p, &v, sizeof v); }
 
+// A store past the caches, for what is written once and not read soon: no line is fetched to be overwritten. Only where a
+// vector is a whole line; p must be aligned. stream_fence() before anybody else reads.
+#if defined(__AVX512F__)
+constexpr bool kStreams = true;
+LIGHTOPS_INLINE void stream(float* p, VecF v) { _mm512_stream_ps(p, __m512(v)); }
+LIGHTOPS_INLINE void stream(double* p, VecD v) { _mm512_stream_pd(p, __m512d(v)); }
+LIGHTOPS_INLINE void stream_fence() { _mm_sfence(); }
+#else
+constexpr bool kStreams = false;
+template <class C> LIGHTOPS_INLINE void stream(C* p, Vec<C> v) { store(p, v); }
+LIGHTOPS_INLINE void stream_fence() {}
+#endif
+
 LIGHTOPS_INLINE VecF load(const bf16* p) {
   VecH h;
   memcpy(&h, p, sizeof h);

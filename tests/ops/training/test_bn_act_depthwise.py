@@ -261,6 +261,11 @@ class TestContract:
             Case((1, 32, 112, 112), bias=True),
             Case((4, 72, 28, 28), (5, 5), (2, 2), (2, 2), act="hardswish"),
             Case((4, 64, 28, 28), norm=False, act="none"),
+            # Gradients that are written past the caches, and sums long enough to be taken chunk by chunk.
+            Case((3, 64, 56, 56), norm=False, act="none"),
+            Case((4, 64, 50, 47), stride=(2, 2), norm=False, act="none"),
+            Case((11, 16, 56, 57)),
+            Case((11, 17, 56, 57), norm=False, act="none", bias=True),
         ],
         ids=str,
     )
