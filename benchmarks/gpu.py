@@ -1,6 +1,6 @@
 """`make gpu`: everything that needs a GPU, in one command and one record under benchmarks/records/.
 
-The GPU test suite, compute-sanitizer's four tools, the blocks against cuDNN and torch.compile, and `lightops bench`.
+The GPU test suite, compute-sanitizer's four tools, the blocks and the networks against cuDNN and torch.compile.
 Each step has a share of the time; what does not finish is recorded as such and the next step runs all the same.
 Nothing is fetched."""
 
@@ -17,12 +17,14 @@ from typing import Any
 
 import click
 import gpu_blocks
+import gpu_networks
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "benchmarks" / "records"
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 # Seeds an op runs under a sanitizer: enough to cover every kernel of one op, at some hundred times the usual run time.
 SANITIZED_SEEDS = "25"
+TRITON_SEEDS = "5"
 
 
 def call(command: list[str], seconds: float, **environment: str) -> dict[str, Any]:
@@ -41,7 +43,13 @@ def call(command: list[str], seconds: float, **environment: str) -> dict[str, An
 
 
 def suite(seconds: float) -> dict[str, Any]:
-    return call([sys.executable, "-m", "pytest", "-q", "tests/gpu"], seconds)
+    return call([sys.executable, "-m", "pytest", "-q", "tests/gpu", "-k", "not triton"], seconds)
+
+
+def triton(seconds: float) -> dict[str, Any]:
+    """Fewer seeds: Triton compiles for each size anew."""
+    tests = [sys.executable, "-m", "pytest", "-q", "tests/gpu", "-k", "triton"]
+    return call(tests, seconds, LIGHTOPS_GPU_SEEDS=TRITON_SEEDS)
 
 
 def sanitizer(seconds: float) -> dict[str, Any]:
@@ -59,9 +67,8 @@ def sanitizer(seconds: float) -> dict[str, Any]:
 
 
 def networks(seconds: float) -> dict[str, Any]:
-    folder = ROOT / "reports" / "gpu"
-    each = [sys.executable, "-m", "lightops", "bench", "--device", "cuda", "--dtype", "fp16", "--batch", "1,256"]
-    return call([*each, "--compile", "--seconds", "3", "--out", str(folder)], seconds)
+    rows = gpu_networks.measure(time.monotonic() + seconds)
+    return {"exit": "0" if all(r["error"] <= r["limit"] for r in rows) else "1", "rows": rows}
 
 
 def blocks(seconds: float) -> dict[str, Any]:
@@ -70,16 +77,18 @@ def blocks(seconds: float) -> dict[str, Any]:
 
 
 STEPS: tuple[tuple[str, Callable[[float], dict[str, Any]], float], ...] = (
-    ("suite", suite, 240),
-    ("sanitizer", sanitizer, 360),
-    ("blocks", blocks, 240),
-    ("networks", networks, 300),
+    ("suite", suite, 180),
+    ("networks", networks, 270),
+    ("blocks", blocks, 210),
+    ("sanitizer", sanitizer, 300),
+    ("triton", triton, 150),
 )
 
 
 @click.command()
 @click.option("--only", multiple=True, type=click.Choice([name for name, _, _ in STEPS]), help="Only these steps.")
-def main(only: tuple[str, ...]) -> None:
+@click.option("--share", default=1.0, show_default=True, help="Of each step's time, which is 18.5 minutes in all.")
+def main(only: tuple[str, ...], share: float) -> None:
     """Runs the steps and writes the record; exit code 1 if one failed."""
     import torch
 
@@ -94,7 +103,7 @@ def main(only: tuple[str, ...]) -> None:
             continue
         click.echo(f"{name} ...")
         try:
-            record["steps"][name] = step(seconds)
+            record["steps"][name] = step(seconds * share)
         except Exception as error:
             # One failed step must not cost the others' results on a machine that is lent for minutes.
             record["steps"][name] = {"exit": "error", "tail": [f"{type(error).__name__}: {error}"]}

@@ -223,8 +223,8 @@ def cuda_library(tools: Toolchain, torch: host.Torch, nvcc: host.Nvcc, folder: P
     # libtorch stays needed although nothing refers to it: a CUDA torch brings libtorch_cuda into scope through it.
     libs = (f"-L{torch.lib}", "-ltorch", "-ltorch_cpu", "-lc10")
     if runtime := host.static_cudart(nvcc):
-        # By the compiler that links `_ops.so`, as there is no device code left to link. What nvcc linked crashed on one machine (CUDA
-        # 13.0, GCC 13) in the text of its first exception: it had a C++ runtime of its own in it.
+        # By the compiler that links `_ops.so`, as there is no device code left to link. What nvcc linked crashed on one
+        # machine (CUDA 13.0, GCC 13) in the text of its first exception.
         link = (*tools.cxx, "-shared", "-Wl,--no-as-needed")
         libs += (f"-L{runtime}", "-lcudart_static", "-lrt", "-lpthread", "-ldl")
     else:

@@ -186,7 +186,10 @@ def _fake(
 
 
 _TABLE = OpTable(
-    "inverted_residual", cuda_backend(_native_run), cpu_backend(_native_run), reference_backend(reference.inverted_residual)
+    "inverted_residual",
+    cuda_backend(_native_run),
+    cpu_backend(_native_run),
+    reference_backend(reference.inverted_residual),
 )
 _native = native_op("inverted_residual")
 register_fake("inverted_residual", _fake)

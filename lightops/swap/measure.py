@@ -129,7 +129,7 @@ def _on_cpu(run: Callable[[], Any]) -> float:
 
 
 def _on_gpu(run: Callable[[], Any]) -> float:
-    """Of one of several calls back to back, so that the host's time to launch one counts only where it is the longer."""
+    """One of several calls back to back: the host's time to launch counts only where it is the longer."""
     calls = 8
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     start.record()

@@ -317,7 +317,8 @@ def inverted_residual(seed: int) -> Case:
     if residual:
         want, size = want + x, size + x.abs()
     xv, xw = d.place(x)
-    pe, pd, pp, be, bd, bp = pack(ex, d.dtype), pack_depthwise(dw, d.dtype), pack(pw, d.dtype), f32(eb), f32(db), f32(pb)
+    pe, pd, pp = pack(ex, d.dtype), pack_depthwise(dw, d.dtype), pack(pw, d.dtype)
+    be, bd, bp = f32(eb), f32(db), f32(pb)
     return finish(
         "inverted_residual", d, want, size, f"x{tuple(x.shape)} hidden{hidden} o{o} k{k} s{stride} {act} {d.dtype}", xw,
         lambda out: [*nhwc_fields(xv), *nhwc_fields(out), pointer(pe), pointer(be), hidden, ACT_CODES[act], pointer(pd),
@@ -325,8 +326,8 @@ def inverted_residual(seed: int) -> Case:
                      int(residual)],
         {"ex": pe, "dw": pd, "pw": pp, "ex_bias": be, "dw_bias": bd, "pw_bias": bp},
         rounding_steps=2.5,
-        schema=(xv, pe, be, hidden, ACT_CODES[act], pd, bd, *pairs(k, stride, padding, 1)[:3], ACT_CODES[act], pp, bp, o,
-                residual),
+        schema=(xv, pe, be, hidden, ACT_CODES[act], pd, bd, *pairs(k, stride, padding, 1)[:3], ACT_CODES[act], pp, bp,
+                o, residual),
     )  # fmt: skip
 
 
@@ -393,7 +394,15 @@ def head(seed: int) -> Case:
 CASES = {
     f.__name__: f
     for f in (
-        bn_relu_conv2d, conv1x1_bn_act, dense_block, depthwise_pointwise, fire, head, inverted_residual, max_pool2d, stem,
+        bn_relu_conv2d,
+        conv1x1_bn_act,
+        dense_block,
+        depthwise_pointwise,
+        fire,
+        head,
+        inverted_residual,
+        max_pool2d,
+        stem,
         transition,
-    )  # fmt: skip
+    )
 }

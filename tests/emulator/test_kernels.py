@@ -47,8 +47,8 @@ def test_one_channel_that_is_not_finite_stays_one(emulator, bad):
     xs = x.half().permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
     out = torch.empty(1, 7, 9, 24, dtype=torch.float16).permute(0, 3, 1, 2)
     packed = pack_depthwise(half[1], torch.float16), pack(half[2], torch.float16)
-    fields = [DTYPE_CODES[torch.float16], *nhwc_fields(xs), *nhwc_fields(out), *nhwc_fields(None), pointer(packed[0]), 0,
-              ACT_CODES["relu6"], *window_fields(3, 1, 1), pointer(packed[1]), 0, ACT_CODES["none"]]  # fmt: skip
+    fields = [DTYPE_CODES[torch.float16], *nhwc_fields(xs), *nhwc_fields(out), *nhwc_fields(None), pointer(packed[0]),
+              0, ACT_CODES["relu6"], *window_fields(3, 1, 1), pointer(packed[1]), 0, ACT_CODES["none"]]  # fmt: skip
     regions = [(xs, False, "x"), (out, True, "out"), (packed[0], False, "dw"), (packed[1], False, "pw")]
     assert emulator.run("depthwise_pointwise", fields, regions, Gpu()).faults == []
     assert torch.equal(out.isfinite(), want.isfinite())

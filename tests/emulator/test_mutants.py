@@ -143,9 +143,19 @@ MUTANTS = {
         "if (column / 2",
         ["depthwise_pointwise"],
     ),
-    "window of the pool one row short": ("max_pool2d.cu", "ky < a.window.kernel_h", "ky < a.window.kernel_h - 1", ["max_pool2d"]),
+    "window of the pool one row short": (
+        "max_pool2d.cu",
+        "ky < a.window.kernel_h",
+        "ky < a.window.kernel_h - 1",
+        ["max_pool2d"],
+    ),
     "residual forgotten": ("inverted_residual.cu", "if (p.residual) d.residual = p.x;", "", ["inverted_residual"]),
-    "division a little too small": ("conv_args.h", "((1 << kReciprocalBits) + divisor - 1) / divisor", "(1 << kReciprocalBits) / divisor", ["depthwise_pointwise", "fire"]),
+    "division a little too small": (
+        "conv_args.h",
+        "((1 << kReciprocalBits) + divisor - 1) / divisor",
+        "(1 << kReciprocalBits) / divisor",
+        ["depthwise_pointwise", "fire"],
+    ),
     "centre tap off by one": ("fire.cu", "p.expand1_bias, 1, 4}", "p.expand1_bias, 1, 3}", ["fire"]),
     "slice one layer back": (
         "dense_block.cu",
