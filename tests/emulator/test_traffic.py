@@ -11,8 +11,8 @@ GPU = Gpu(multiprocessors=1)
 # Border pixels that neighbouring tiles both read; a 14x14 tile of a 3x3 reads 16x16.
 HALO_AT_MOST = 1.5
 # Fire on 55x55, 27x27 and 13x13 maps: tiles that are not whole multiples of 8 pixels wide meet in some banks where
-# their rows wrap. A tile of 8 pixels would avoid that and multiply a tenth more rows. The stems put rows together from 2-byte
-# elements, which no order of their threads keeps apart.
+# their rows wrap. A tile of 8 pixels would avoid that and multiply a tenth more rows. The stems put rows together from
+# 2-byte elements, which no order of their threads keeps apart.
 CONFLICTS = {
     "squeezenet1_1 fire2": 0.07,
     "squeezenet1_1 fire5": 0.08,
