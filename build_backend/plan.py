@@ -9,6 +9,7 @@
 """
 
 import os
+import re
 import platform
 import shlex
 import sys
@@ -194,8 +195,9 @@ def match_cuda(theirs: str | None, nvcc: host.Nvcc, note: str) -> tuple[host.Nvc
 
 
 def cuda_archs(nvcc: host.Nvcc) -> list[str]:
-    """$TORCH_CUDA_ARCH_LIST ("8.0;9.0+PTX", spaces allowed), else our list cut to what this nvcc knows."""
-    asked = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(";", " ").split()
+    """$TORCH_CUDA_ARCH_LIST ("8.0;9.0a+PTX", spaces allowed), else our list cut to what this nvcc knows. The letter of
+    an architecture's own features is left out: the kernels use none."""
+    asked = re.sub(r"(?<=\d)[af]\b", "", os.environ.get("TORCH_CUDA_ARCH_LIST", "")).replace(";", " ").split()
     if asked:
         return asked
     known = host.nvcc_archs(nvcc)

@@ -90,6 +90,8 @@ def test_arch_list_is_honoured(monkeypatch):
     nvcc = host.Nvcc("nvcc", "13.0")
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX")
     assert plan.cuda_archs(nvcc) == ["8.0", "9.0+PTX"]
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0a 10.0f+PTX")
+    assert plan.cuda_archs(nvcc) == ["9.0", "10.0+PTX"]
     assert plan._gencode(["9.0+PTX"]) == [
         "-gencode=arch=compute_90,code=sm_90",
         "-gencode=arch=compute_90,code=compute_90",
