@@ -81,7 +81,7 @@ gpu: export TORCH_CUDA_ARCH_LIST ?= $(shell $(PY) -c 'import torch; print("%d.%d
 gpu: export LIGHTOPS_CUDA := 1
 gpu:
 	$(PY) setup.py --quiet build_ext --inplace
-	$(PY) benchmarks/gpu.py $(GPU_ARGS)
+	PYTHONPATH=$(CURDIR)/benchmarks:$(PYTHONPATH) $(PY) benchmarks/gpu.py $(GPU_ARGS)
 
 aarch64: python-version
 	$(PYTHON) -m build_backend aarch64

@@ -9,8 +9,8 @@
 """
 
 import os
-import re
 import platform
+import re
 import shlex
 import sys
 import sysconfig
