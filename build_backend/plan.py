@@ -224,14 +224,14 @@ def cuda_library(tools: Toolchain, torch: host.Torch, nvcc: host.Nvcc, folder: P
     inputs = [step.output for step in objects]
     # libtorch stays needed although nothing refers to it: a CUDA torch brings libtorch_cuda into scope through it.
     libs = (f"-L{torch.lib}", "-ltorch", "-ltorch_cpu", "-lc10")
+    # Where only a static libstdc++ is installed its symbols must stay inside: mixed with the process's own, the text of
+    # the first exception crashed. By the compiler that links `_ops.so`, as there is no device code left to link.
     if runtime := host.static_cudart(nvcc):
-        # By the compiler that links `_ops.so`, as there is no device code left to link. What nvcc linked crashed on one
-        # machine (CUDA 13.0, GCC 13) in the text of its first exception.
-        link = (*tools.cxx, "-shared", "-Wl,--no-as-needed")
+        link = (*tools.cxx, "-shared", "-Wl,--exclude-libs,ALL", "-Wl,--no-as-needed")
         libs += (f"-L{runtime}", "-lcudart_static", "-lrt", "-lpthread", "-ldl")
     else:
         link = (nvcc.command, "-ccbin", tools.cxx[-1], "-shared", "-cudart", "static", *_gencode(cuda_archs(nvcc)))
-        link += ("-Xlinker", "--no-as-needed")
+        link += ("-Xlinker", "--exclude-libs", "-Xlinker", "ALL", "-Xlinker", "--no-as-needed")
     link += ("-o", str(target / "_cuda.so"))
     return [*objects, Step(target / "_cuda.so", (*link, *map(str, inputs), *libs), tuple(inputs))]
 
