@@ -179,7 +179,7 @@ def test_weight_gradients_take_the_weights_layout(name: str) -> None:
 def test_threads_change_no_bit(name: str, threads: int) -> None:
     call = calls(torch.float32)[name]()
     kernel = KERNELS[name.split(",")[0]]
-    if kernel.native is None or "depthwise" in name:
+    if kernel.native is None:
         pytest.skip("no native kernel in this build")
 
     def everything() -> list[Tensor]:
