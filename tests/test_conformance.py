@@ -116,7 +116,9 @@ class TestTrainingLevel:
     def test_binding_defines_forward_and_backward(self, op, function):
         text = "".join(path.read_text() for path in sorted((ROOT / "csrc/torch/training").glob(f"{op}*.cpp")))
         assert f'"{function}(' in text
-        assert f'"{function}_backward(' in text or op == "batch_stats", "the ops that read statistics differentiate them"
+        assert f'"{function}_backward(' in text or op == "batch_stats", (
+            "the ops that read statistics differentiate them"
+        )
 
     def test_reference_and_public_function_are_public(self, op, function):
         for level, package in (("reference", "reference"), ("public function", "ops")):

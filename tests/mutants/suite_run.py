@@ -31,8 +31,14 @@ class _FirstFailure:
 
 def run_suite(op: str, plant: Callable[[], None]) -> Outcome:
     """The quick tests of `tests/ops/test_<op>.py` after `plant()`, stopped at the first failure."""
+    # The compiler tests are slow to start and look at tracing, not at numbers.
+    return run_tests(f"tests/ops/test_{op}.py", "not compile and not export", plant)
+
+
+def run_tests(path: str, keywords: str, plant: Callable[[], None]) -> Outcome:
+    """The quick tests of a file, chosen by a -k expression, after `plant()`; stopped at the first failure."""
     receiver, sender = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.get_context("fork").Process(target=_child, args=(op, plant, sender))
+    process = multiprocessing.get_context("fork").Process(target=_child, args=(path, keywords, plant, sender))
     process.start()
     sender.close()
     try:
@@ -45,13 +51,12 @@ def run_suite(op: str, plant: Callable[[], None]) -> Outcome:
     return outcome
 
 
-def _child(op: str, plant: Callable[[], None], sender) -> None:
+def _child(path: str, keywords: str, plant: Callable[[], None], sender) -> None:
     log, plugin = io.StringIO(), _FirstFailure()
     with redirect_stdout(log), redirect_stderr(log):
         plant()
-        # The compiler tests are slow to start and look at tracing, not at numbers.
         options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:terminalreporter", "-m", "not long"]
-        code = pytest.main([*options, "-k", "not compile and not export", f"tests/ops/test_{op}.py"], plugins=[plugin])
+        code = pytest.main([*options, "-k", keywords, path], plugins=[plugin])
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         plugin.failed, plugin.passed = "", 0
         log.write(f"pytest ended with {code}")
