@@ -9,6 +9,7 @@ goes on where it was.
 """
 
 import json
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -140,6 +141,10 @@ def main(
     settings = {"data": source, "train": pictures, "test": tests, "epochs": epochs, "batch": batch, "dtype": "fp32"}
     table = [c for c in configurations() if not only or c.experiment in only]
     todo = [(seed, c) for seed in range(seeds) for c in table]
+    state = machine.conditions(torch.device("cpu"))
+    typed = machine.command("python", "benchmarks/experiments/papers.py", *sys.argv[1:])
+    conditions = {"command": typed, "threads": threads}
+    conditions |= {name: state[name] for name in ("device", "isa", "lightops", "versions", "date")}
     for seed, configuration in tqdm(todo, unit="run"):
         record = {"configuration": asdict(configuration), "settings": settings, "seed": seed}
         if identity(record) in known:
@@ -147,8 +152,7 @@ def main(
         data = load(source, configuration.resolution).limited(pictures, tests)
         record |= train(configuration, data, Settings(epochs, batch, lr=configuration.lr, seed=seed))
         results["runs"].append(record)
-        results["conditions"] = machine.conditions(torch.device("cpu"))
-        results["threads"] = threads
+        results["conditions"] = conditions
         path.write_text(json.dumps(results, indent=1) + "\n")
         tqdm.write(f"{configuration.experiment} {configuration.series} {configuration.x}: {record['test_error']:.2%}")
     drawn = draw([run for run in results["runs"] if run["settings"] == settings], out)

@@ -21,7 +21,7 @@ def conditions(device: torch.device) -> dict[str, Any]:
     state = info()
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": _command(sys.argv[1:]),
+        "command": command("lightops", *sys.argv[1:]),
         "device": device_name(device),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
@@ -33,13 +33,13 @@ def conditions(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _command(arguments: list[str]) -> str:
+def command(*words: str) -> str:
     """The command as typed, without the report folder: that is a matter of one machine."""
-    kept = list(arguments)
+    kept = list(words)
     if "--out" in kept:
         at = kept.index("--out")
         del kept[at : at + 2]
-    return shlex.join(["lightops", *(argument for argument in kept if not argument.startswith("--out="))])
+    return shlex.join(word for word in kept if not word.startswith("--out="))
 
 
 def device_name(device: torch.device) -> str:
