@@ -93,12 +93,16 @@ def _mark_end(y: Tensor) -> Tensor:
 
 
 class _End(torch.autograd.Function):
-    """The identity, which saves an empty tensor."""
+    """The identity, which saves an empty tensor.
+
+    Marked as in place: a view made here could not be written by an in-place operation behind it (DenseNet's last ReLU).
+    """
 
     @staticmethod
     def forward(ctx: Any, y: Tensor) -> Tensor:
         ctx.save_for_backward(y.new_empty(0))
-        return y.view_as(y)
+        ctx.mark_dirty(y)
+        return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Tensor:

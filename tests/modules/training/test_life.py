@@ -49,6 +49,20 @@ def test_checkpoint(name: str, reentrant: bool) -> None:
     assert fused.block.last_reason is None
 
 
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpoint_around_an_in_place_operation(reentrant: bool) -> None:
+    """torchvision's DenseNet writes its ReLU over what the fused features return."""
+    import torchvision.models
+
+    torch.manual_seed(0)
+    stock = torchvision.models.DenseNet(8, (2, 2), 8, num_classes=5).double().train()
+    fused = copy.deepcopy(stock)
+    lightops.swap_(fused)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x = torch.randn(3, 3, 64, 64, dtype=torch.float64).to(memory_format=layout)
+        assert_same(step(_Checkpointed(fused, reentrant), x), step(_Checkpointed(stock, reentrant), x))
+
+
 def test_stocks_own_checkpointing_moves_statistics_once() -> None:
     """`memory_efficient=True` of torchvision's DenseNet normalises again in backward, counting every batch twice; the
     swapped one saves more memory without that, and its statistics are those of the plain model.
