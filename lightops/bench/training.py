@@ -217,6 +217,10 @@ def _length(gradients: Gradients) -> float:
 def _exact_step(subject: Subject, pictures: int) -> Step:
     layout = torch.channels_last
     model = subject.copy().double().to(memory_format=layout)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            # Statistics calibrated on these very pictures would stay what they are whatever the momentum.
+            module.reset_running_stats()
     return Step(model, subject.batch(pictures).double().contiguous(memory_format=layout), None)
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import lightops.swap
-from lightops.bench import contestants, job, memory, subjects, training
+from lightops.bench import contestants, job, memory, photos, subjects, training
 from lightops.bench.contestants import Task, Unavailable
 from lightops.bench.report import load, write
 from lightops.cli import main
@@ -213,7 +213,10 @@ def _other_momentum(model):
         (_other_momentum, "WRONG in float64: buffers of .*running_mean"),
     ],
 )
-def test_a_fault_of_the_swap_is_found_and_not_timed(nets, monkeypatch, fault, message):
+@pytest.mark.parametrize("pictures", [2, 5])
+def test_a_fault_of_the_swap_is_found_and_not_timed(nets, monkeypatch, fault, message, pictures):
+    """However many photographs are installed: with two, the statistics are calibrated on the very batch of the step."""
+    monkeypatch.setattr(subjects, "imagenet_photos", lambda: (photos._synthetic(pictures), []))
     genuine = lightops.swap.swap_
 
     def wrong(model, *args, **kwargs):
