@@ -39,19 +39,7 @@ std::tuple<Tensor, Tensor, Tensor> bn_act_max_pool2d_backward(Tensor dy, Tensor 
   const PooledSize size = check_pool(op, p.window, p.x, ceil_mode);
   check_size(op, "dy", dy, {p.x.n, p.x.c, size.h, size.w});
   p.dy = image_of(op, "dy", dy);
-  const int64_t vectors = p.norm.mean ? p.x.c : 0;
-  Tensor dx = new_image(p.x.n, p.x.c, p.x.h, p.x.w, x.scalar_type());
-  Tensor dgamma = new_vector(vectors, compute_type(p.type)), dbeta = new_vector(vectors, compute_type(p.type));
-  if (x.numel() == 0) return {dx, torch::stable::zero_(dgamma), torch::stable::zero_(dbeta)};
-  p.dx = image_of(op, "dx", dx);
-  if (vectors) {
-    p.dgamma = dgamma.data_ptr();
-    p.dbeta = dbeta.data_ptr();
-  }
-  p.parallel = parallel_for_work(3 * x.numel() * kWorkPerElement);
-  p.workspace = workspace(bn_act_max_pool2d_backward_workspace(p));
-  bn_act_max_pool2d_backward_cpu(p);
-  return {dx, dgamma, dbeta};
+  return norm_gradients(op, x, 3, p, bn_act_max_pool2d_backward_workspace, bn_act_max_pool2d_backward_cpu);
 }
 
 STABLE_TORCH_LIBRARY_FRAGMENT(lightops, m) {

@@ -37,17 +37,7 @@ std::tuple<Tensor, Tensor, Tensor> bn_act_mean_backward(Tensor dy, Tensor x, Opt
   p.dy = dy.data_ptr();
   p.norm = norm_of(op, p.type, p.x.c, mean, var, gamma, beta, eps, batch);
   p.act = act_of(op, "act", act);
-  const int64_t vectors = p.norm.mean ? p.x.c : 0;
-  Tensor dx = new_image(p.x.n, p.x.c, p.x.h, p.x.w, x.scalar_type());
-  Tensor dgamma = new_vector(vectors, compute_type(p.type)), dbeta = new_vector(vectors, compute_type(p.type));
-  if (x.numel() == 0) return {dx, torch::stable::zero_(dgamma), torch::stable::zero_(dbeta)};
-  p.dx = image_of(op, "dx", dx);
-  p.dgamma = vectors ? dgamma.data_ptr() : nullptr;
-  p.dbeta = vectors ? dbeta.data_ptr() : nullptr;
-  p.parallel = parallel_for_work(2 * x.numel() * kWorkPerElement);
-  p.workspace = workspace(bn_act_mean_backward_workspace(p));
-  bn_act_mean_backward_cpu(p);
-  return {dx, dgamma, dbeta};
+  return norm_gradients(op, x, 2, p, bn_act_mean_backward_workspace, bn_act_mean_backward_cpu);
 }
 
 STABLE_TORCH_LIBRARY_FRAGMENT(lightops, m) {

@@ -53,5 +53,23 @@ inline Tensor new_vector(int64_t elements, ScalarType type) {
   return torch::stable::empty({size, 1}, type);
 }
 
+// The second half of a backward op whose gradients are those of x, gamma and beta: allocates them, fills `p` and runs the kernel.
+// `passes` are how often the kernel reads or writes an element of x.
+template <class Params>
+std::tuple<Tensor, Tensor, Tensor> norm_gradients(const char* op, const Tensor& x, int64_t passes, Params& p,
+                                                  int64_t (*bytes)(const Params&), Status (*kernel)(const Params&)) {
+  const int64_t vectors = p.norm.mean ? p.x.c : 0;
+  Tensor dx = new_image(p.x.n, p.x.c, p.x.h, p.x.w, x.scalar_type());
+  Tensor dgamma = new_vector(vectors, compute_type(p.type)), dbeta = new_vector(vectors, compute_type(p.type));
+  if (x.numel() == 0) return {dx, torch::stable::zero_(dgamma), torch::stable::zero_(dbeta)};
+  p.dx = image_of(op, "dx", dx);
+  p.dgamma = vectors ? dgamma.data_ptr() : nullptr;
+  p.dbeta = vectors ? dbeta.data_ptr() : nullptr;
+  p.parallel = parallel_for_work(passes * x.numel() * kWorkPerElement);
+  p.workspace = workspace(bytes(p));
+  kernel(p);
+  return {dx, dgamma, dbeta};
+}
+
 }  // namespace binding
 }  // namespace lightops
