@@ -44,9 +44,10 @@ def run_tests(path: str, keywords: str, plant: Callable[[], None]) -> Outcome:
     try:
         outcome = receiver.recv()
     except EOFError:
-        # A fault that kills the process is noticed too.
+        # A fault that kills the process (by a signal) is noticed too; one that could not be planted proves nothing.
         process.join()
-        outcome = Outcome(f"process ended with code {process.exitcode}", 0, "")
+        ended = f"process ended with code {process.exitcode}"
+        outcome = Outcome(ended if process.exitcode < 0 else "", 0, ended)
     process.join()
     return outcome
 
