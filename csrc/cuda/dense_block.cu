@@ -1,6 +1,6 @@
 // A dense block on one buffer, layer after layer on one stream: each reads the channel prefix and writes its slice in place.
 // A bottleneck layer is two kernels with the 1x1's output in the workspace. One kernel that kept it on chip moved 40% fewer bytes and
-// was slower all the same (DenseNet-121, batch 256, H100: 21.4 ms against 12.2): a third more pixels for the border, and memory, tensor
+// was slower all the same (DenseNet-121, batch 256, H100: 21.4 ms against 12.2, benchmarks/records): a third more pixels for the border, and memory, tensor
 // cores and epilogues waiting for each other in one block; apart, the first waits for memory and the second for the tensor cores.
 #include <algorithm>
 
