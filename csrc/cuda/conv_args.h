@@ -125,7 +125,8 @@ struct PairSize {
 constexpr int depthwise_halo_rows(int threads) { return 2560 / threads; }  // halo rows a thread keeps coordinates of
 constexpr PairSize pair_size(PairShape shape) {
   switch (shape) {
-    case PairShape::deep128: return {128, 128, 4, 4, 3, 0, 0, 0, 0};
+    case PairShape::deep128:  // 16-bit types only, fp32 would spill
+      return {128, 128, 4, 4, 3, 0, 0, 0, 0};
     case PairShape::pixels128: return {128, 64, 4, 2, 3, 0, 0, 0, 0};
     case PairShape::pixels64: return {64, 128, 2, 4, 3, 0, 0, 0, 0};
     case PairShape::pixels32: return {32, 128, 1, 8, 3, 0, 0, 0, 0};

@@ -17,6 +17,15 @@
 
 namespace lightops::cuda {
 
+// Shared memory of a multiprocessor.
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200)
+constexpr int kSharedBytes = 99 * 1024;
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 800
+constexpr int kSharedBytes = 163 * 1024;
+#else
+constexpr int kSharedBytes = 227 * 1024;
+#endif
+
 template <class Math_, int kM_, int kN_, int kWarpsM_, int kWarpsN_, int kStages_>
 struct TileShape {
   using Math = Math_;
@@ -24,7 +33,9 @@ struct TileShape {
   static constexpr int kThreads = kWarpsM * kWarpsN * 32;
   static constexpr int kWarpM = kM / kWarpsM, kWarpN = kN / kWarpsN;
   // Blocks that should share a multiprocessor, so that one multiplies while another waits: bounds the registers at 128 a thread.
-  static constexpr int kBlocks = Math::kTensorCore && kThreads < 512 ? 512 / kThreads : 1;
+  // Where shared memory holds one block's stages only, that bound would make registers spill for nothing (wide on sm_120).
+  static constexpr bool kShares = 2 * kStages * (kM + kN) * kRowBytes <= kSharedBytes;
+  static constexpr int kBlocks = Math::kTensorCore && kThreads < 512 && (kThreads < 256 || kShares) ? 512 / kThreads : 1;
   using Warp = WarpMath<Math, kWarpM, kWarpN>;
   static_assert(kM % (kWarpsM * 16) == 0 && kN % (kWarpsN * 16) == 0, "warps tile the block in whole fragments");
   // By value: a static member of class type would have to exist on the device.

@@ -32,7 +32,9 @@ struct PairKernel {
 template <class Math>
 int launch_pair_shape(const PairPlan& plan, Stream stream) {
   switch (plan.shape) {
-    case PairShape::deep128: return PairKernel<Math, PairShape::deep128>::launch_depthwise(plan, stream);
+    case PairShape::deep128:
+      if constexpr (sizeof(typename Math::Store) == 2) return PairKernel<Math, PairShape::deep128>::launch_depthwise(plan, stream);
+      break;
     case PairShape::pixels128: return PairKernel<Math, PairShape::pixels128>::launch_depthwise(plan, stream);
     case PairShape::pixels64: return PairKernel<Math, PairShape::pixels64>::launch_depthwise(plan, stream);
     case PairShape::pixels32: return PairKernel<Math, PairShape::pixels32>::launch_depthwise(plan, stream);

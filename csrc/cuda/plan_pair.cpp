@@ -106,6 +106,7 @@ PairPlan plan_pair(const PairProblem& p, const Device& device) {
     const PairShape shapes[] = {PairShape::pixels128, PairShape::deep128, PairShape::pixels64, PairShape::pixels32};
     for (const PairShape shape : shapes) {
       if (fits && plan.blocks >= device.multiprocessors) break;
+      if (shape == PairShape::deep128 && p.element_bytes == 4) continue;  // not built: it would spill
       const PairPlan before = plan;
       const bool fit = try_pair(plan, shape, p, device) && (shape != PairShape::pixels128 || plan.shared * 2 + 2048 <= device.shared_limit);
       if (!fit) plan = before;
