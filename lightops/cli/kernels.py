@@ -1,4 +1,4 @@
-"""`lightops kernels`: what the compiler made of the CUDA kernels."""
+"""`lightops kernels`: what the compiler made of the CUDA kernels, and the times that their traffic predicts."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from lightops.cli._console import console, table
+from lightops.cli._console import Integers, console, table
 
 REPORT = Path(__file__).resolve().parents[1] / "_cuda_kernels.json"
 
@@ -15,10 +15,26 @@ REPORT = Path(__file__).resolve().parents[1] / "_cuda_kernels.json"
 @click.command()
 @click.option("--arch", help="Only this architecture, for example 90.")
 @click.option("--grep", default="", help="Only kernels whose name holds this.")
+@click.option("--predict", is_flag=True, help="Predicts the networks' times on an H100, beside measured ones.")
+@click.option("--batch", "batches", type=Integers(), default="256,1", show_default=True, help="With --predict.")
+@click.option(
+    "--record",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="With --predict: the file with measured times. [default: the last one of benchmarks/records]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Prints the report as JSON.")
-def kernels(arch: str | None, grep: str, as_json: bool) -> None:
+def kernels(
+    arch: str | None, grep: str, predict: bool, batches: tuple[int, ...], record: Path | None, as_json: bool
+) -> None:
     """Lists per CUDA kernel and architecture: registers, spills, blocks a multiprocessor holds (by registers and
-    threads), tensor-core instructions, widths of global accesses. Written by `make cuda`, without a GPU."""
+    threads), tensor-core instructions, widths of global accesses. Written by `make cuda`, without a GPU.
+
+    With --predict: what the networks' kernels move and multiply, the time that takes at an H100's measured ceilings,
+    and what was measured.
+    """
+    if predict:
+        _predict(batches, record, as_json)
+        return
     if not REPORT.is_file():
         raise click.ClickException("no report: run `make cuda` in a checkout (needs nvcc)")
     report = json.loads(REPORT.read_text())
@@ -30,6 +46,55 @@ def kernels(arch: str | None, grep: str, as_json: bool) -> None:
     title = f"{len(rows)} kernels, nvcc {report['nvcc']}, {spills} with spills"
     columns = ["kernel", "sm", "registers", "spills", "blocks", "tensor", "global accesses"]
     console().print(table(title, columns, [_row(k) for k in rows]))
+
+
+def _predict(batches: tuple[int, ...], path: Path | None, as_json: bool) -> None:
+    # Imports the swap and the networks, which the report of the compiler does without.
+    from lightops import _ext
+    from lightops.bench import predict as model
+
+    if why := _ext.cpu_reason():
+        raise click.ClickException(f"--predict runs the networks on the CPU to see their calls: {why}")
+    try:
+        record = model.read_record(path) if path else model.newest_record()
+    except ValueError as error:
+        raise click.UsageError(f"--record: {error}") from error
+    ceilings = model.Ceilings()
+    predictions = model.predict(model.NETWORKS, batches, record, ceilings)
+    if as_json:
+        click.echo(json.dumps(model.as_json(predictions, record, ceilings), indent=1))
+        return
+    screen = console()
+    for p in predictions:
+        parts = [*p.ops, p.whole] if len(p.ops) > 1 else [p.whole]
+        lines = [_part("whole network" if part is p.whole else part.name, part) for part in parts]
+        header = ["op", "kernels", "MB", "GMAC", "predicted ms", "bound by"]
+        screen.print(table(f"{p.network}, fp16, batch {p.batch}, 224x224", header, lines))
+        screen.print()
+    header = ["network", "batch", "predicted", "lightops", "/ predicted", "torch.compile", "/ predicted", "eager NHWC"]
+    lines = [_beside(p) for p in predictions]
+    screen.print(table("Milliseconds: predicted, and measured as a CUDA graph replay", header, lines))
+    screen.print(f"measured: {record.path.name}: {record.conditions}" if record.path else "measured: no record here")
+    for line in ceilings.assumptions():
+        screen.print(f"assumed: {line}", markup=False, soft_wrap=True)
+    if factors := [over for p in predictions if (over := p.over("lightops"))]:
+        screen.print(
+            f"our own measured times are {min(factors):.1f} to {max(factors):.1f} times the predicted: "
+            "a prediction is a floor, not an estimate",
+            soft_wrap=True,
+        )
+
+
+def _part(name: str, part: Any) -> list[str]:
+    numbers = f"{part.bytes / 1e6:.1f}", f"{part.macs / 1e9:.3f}", f"{part.ms:.4f}"
+    return [name, str(part.kernels), *numbers, part.bound]
+
+
+def _beside(p: Any) -> list[str]:
+    ms = {name: f"{value:.3f}" for name, value in p.measured.items()}
+    over = {name: f"{p.over(name):.1f}x" for name in p.measured}
+    cells = (ms.get("lightops"), over.get("lightops"), ms.get("torch.compile"), over.get("torch.compile"))
+    return [p.network, str(p.batch), f"{p.whole.ms:.3f}", *(c or "-" for c in (*cells, ms.get("eager NHWC")))]
 
 
 def _row(k: dict[str, Any]) -> list[str]:

@@ -21,6 +21,10 @@ class Traffic:
     coalescing: float  # bytes asked for / bytes of the sectors fetched for them
     conflicts: float  # extra shared-memory wavefronts / all
     input_blocks: float  # input bytes over the floor's: above 1 it is the halo, or column tiles side by side
+    touched: int  # distinct sectors of activations, over the whole launch: what a perfect L2 would ask memory for
+    touched_weights: int
+    macs: int  # multiply-adds of the matrix instructions
+    launches: int
     column_tiles: int = 1  # blocks that read the same input at the same time: memory is asked once, L2 the other times
 
 
@@ -36,6 +40,7 @@ def measure(
     regions = [(t, False, name) for name, t in (inputs | weights).items()] + [
         (t, True, name) for name, t in outputs.items()
     ]
+    launched = emulator_counters(emulator)["launches"]  # since the library was loaded
     outcome = emulator.run(op, fields, regions, gpu, counting=True)
     assert outcome.refusal is None, outcome.refusal
     assert outcome.faults == [], outcome.faults[:3]
@@ -58,6 +63,10 @@ def measure(
         coalescing=sum(t["requested"] for t in both) / sum(t["sector_bytes"] for t in both),
         conflicts=1 - c["shared_ideal"] / c["shared_wavefronts"],
         input_blocks=read / max(size(inputs), 1),
+        touched=sum(sum(c["touched"].get(name, (0, 0))) for name in (*inputs, *outputs, "workspace")),
+        touched_weights=sum(sum(c["touched"][name]) for name in weights),
+        macs=c["multiply_adds"],
+        launches=c["launches"] - launched,
     )
 
 

@@ -2,8 +2,12 @@
 conflicts."""
 
 import pytest
+import shapes
 from harness import Gpu
 from shapes import NETWORK, stem
+
+from lightops.bench import gpu_traffic
+from lightops.bench.gpu_traffic import Map
 
 # One image on a chip of one multiprocessor is planned as a large batch on a large chip.
 GPU = Gpu(multiprocessors=1)
@@ -51,3 +55,51 @@ def test_activations_move_in_whole_sectors(traffic, name):
 @pytest.mark.parametrize("name", NETWORK)
 def test_bank_conflicts_are_few(traffic, name):
     assert traffic[name].conflicts <= CONFLICTS.get(name, 0.05)
+
+
+def square(c, hw):
+    return Map(1, c, hw, hw)
+
+
+def stem_model(k, o, hw=224, padding=3, pool=(3, 2, 1)):
+    conv = (hw + 2 * padding - k) // 2 + 1
+    side = (conv + 2 * pool[2] - pool[0]) // pool[1] + 1
+    return gpu_traffic.stem(square(3, hw), square(o, conv), square(o, side), k * k, 2)
+
+
+# The model of `lightops kernels --predict`, by the arguments of the functions of `shapes` (fp16).
+MODELS = {
+    shapes.stem: stem_model,
+    shapes.dense_layer: lambda c, hw: gpu_traffic.dense_layer(square(c, hw), 32, 128, 2),
+    shapes.transition: lambda c, hw: gpu_traffic.transition(square(c, hw), square(c // 2, hw // 2), 2),
+    shapes.depthwise_pointwise: lambda c, o, hw, stride: gpu_traffic.depthwise_pointwise(
+        square(c, hw), square(o, hw // stride), 9, 2
+    ),
+    shapes.fire: lambda c, s, e, hw: gpu_traffic.fire(square(c, hw), s, e, e, 2),
+    shapes.conv1x1: lambda c, o, hw: [gpu_traffic.conv(square(c, hw), square(o, hw), 2)],
+    shapes.head: lambda c, hw: gpu_traffic.head(square(c, hw), 0, 2, prologue=True),
+}
+# Whole sectors at the ends of rows, and rows of the workspace in whole chunks.
+TOLERANCE = 0.03
+
+
+@pytest.mark.parametrize("name", NETWORK)
+def test_the_prediction_counts_what_the_kernels_touch(traffic, name):
+    """Bytes and launches of `lightops kernels --predict` are those of the kernels, every sector counted once."""
+    op, args = NETWORK[name]
+    t, kernels = traffic[name], MODELS[op](*args)
+    activations = sum(k.read + k.written for k in kernels)
+    assert activations == t.floor
+    assert activations * (1 - TOLERANCE) <= t.touched <= activations * (1 + TOLERANCE)
+    weights = sum(k.weights for k in kernels)
+    assert weights * (1 - TOLERANCE) <= t.touched_weights <= weights * (1 + TOLERANCE)
+    assert t.launches == len(kernels)
+
+
+@pytest.mark.parametrize("name", [name for name, (op, _) in NETWORK.items() if op is not shapes.head])
+def test_the_prediction_counts_the_products(traffic, name):
+    """The tensor cores get the model's multiply-adds, and those of pixels and channels that overhang a tile: of a 7x7
+    map of one image, as here, 49 of a tile's 128 rows are pixels."""
+    op, args = NETWORK[name]
+    overhang = traffic[name].macs / sum(k.macs for k in MODELS[op](*args))
+    assert 0.99 <= overhang <= (3.6 if args[-1] == 7 else 2.4)
