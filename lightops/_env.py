@@ -5,7 +5,8 @@
 | `LIGHTOPS_DISABLE` | 0 (default), 1 | 1: no fused path; ops run their reference, modules their stock forward |
 | `LIGHTOPS_BACKEND` | auto (default), cuda, triton, cpu, reference | forces a backend; one that cannot serve raises |
 | `LIGHTOPS_CPU_ISA` | auto (default), v4, v3, baseline, neon | instruction set of the CPU kernels, read once at load |
-| `LIGHTOPS_CACHE` | a folder (default `~/.cache/lightops`, by XDG_CACHE_HOME) | what the bench fetches and exports |
+| `LIGHTOPS_AUTOTUNE` | 0 (default), 1 | 1: Triton kernels measure their configurations at the first call of a shape |
+| `LIGHTOPS_CACHE` | a folder (default `~/.cache/lightops`, by XDG_CACHE_HOME) | what is fetched, exported, tuned |
 """
 
 import os
@@ -32,6 +33,11 @@ def backend() -> str:
     return _choice("LIGHTOPS_BACKEND", ("auto", *BACKENDS), "auto")
 
 
+def autotune() -> bool:
+    """Whether LIGHTOPS_AUTOTUNE asks for measured configurations."""
+    return _choice("LIGHTOPS_AUTOTUNE", ("0", "1"), "0") == "1"
+
+
 def cpu_isa() -> str:
     """The value of LIGHTOPS_CPU_ISA as given (judged at load, where the reason is recorded); "auto" when unset."""
     return os.environ.get("LIGHTOPS_CPU_ISA") or "auto"
@@ -39,7 +45,7 @@ def cpu_isa() -> str:
 
 def as_set() -> dict[str, str]:
     """The variables that are set, with their values as given, valid or not."""
-    names = ("LIGHTOPS_DISABLE", "LIGHTOPS_BACKEND", "LIGHTOPS_CPU_ISA", "LIGHTOPS_CACHE")
+    names = ("LIGHTOPS_DISABLE", "LIGHTOPS_BACKEND", "LIGHTOPS_CPU_ISA", "LIGHTOPS_AUTOTUNE", "LIGHTOPS_CACHE")
     return {name: os.environ[name] for name in names if name in os.environ}
 
 

@@ -22,7 +22,7 @@ ALLOWED = {
     "networks": set(),
     "data": set(),
     "reference": set(),
-    "kernels": {"_env"},
+    "kernels": {"_env", "_version"},
     "ops": {"kernels", "reference", *_NATIVE},
     "modules": {"ops", "reference", *_NATIVE},
     "swap": {"modules", "ops", "reference", "_torchvision", *_NATIVE},

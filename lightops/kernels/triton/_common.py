@@ -1,4 +1,4 @@
-"""What every kernel and launcher shares: activations, tensor views, block sizes, the device guard."""
+"""What every kernel and launcher shares: activations, tensor views, the device guard."""
 
 import contextlib
 from collections.abc import Iterator
@@ -66,26 +66,6 @@ def on_device(x: Tensor) -> Iterator[None]:
 
 def conv_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
     return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-
-
-class Blocks(NamedTuple):
-    """A launch configuration: output pixels, output channels, and input channels of a block's step."""
-
-    m: int
-    n: int
-    k: int
-    warps: int
-    stages: int
-
-
-def choose_blocks(pixels: int, out_channels: int, depth: int, taps: int) -> Blocks:
-    """By shape class. 4 warps at most with several taps: with 8, Triton has miscompiled convolution loops
-    (pytorch#173068)."""
-    n = 32 if out_channels <= 32 else 64 if out_channels <= 64 or taps > 1 else 128
-    m = 128 if pixels >= 128 * 64 else 64 if pixels >= 64 else 32
-    k = 32 if depth <= 32 or taps > 1 else 64
-    warps = 8 if taps == 1 and m * n >= 128 * 128 else 4
-    return Blocks(m, n, k, warps, 3)
 
 
 @triton.jit

@@ -4,22 +4,16 @@
 A block computes BLOCK_M output pixels (of all images, in a row) by BLOCK_N output channels. Taps are unrolled.
 """
 
+from functools import cache
 from typing import NamedTuple
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from lightops.kernels.triton._common import (
-    Blocks,
-    activate,
-    choose_blocks,
-    dot,
-    on_device,
-    precision,
-    view,
-    widen,
-)
+from lightops.kernels.triton._autotune import blocks_for, problem_of
+from lightops.kernels.triton._common import activate, dot, on_device, precision, view, widen
+from lightops.kernels.triton._configs import Blocks
 
 
 @triton.jit
@@ -115,6 +109,15 @@ class Conv(NamedTuple):
     flat: bool = False
 
 
+@cache
+def form_of(spec: Conv, scaled: bool, residual: bool) -> str:
+    """What distinguishes launches of one size: geometry, and what comes in or goes on beside the product."""
+    lists = (spec.kernel, spec.stride, spec.padding, spec.dilation)
+    names = ("flat", spec.flat), ("averaged", spec.average), ("normalised", scaled), ("residual", residual)
+    geometry = "kernel {}, stride {}, padding {}, dilation {}".format(*("x".join(map(str, pair)) for pair in lists))
+    return ", ".join([geometry, *(name for name, on in names if on)])
+
+
 def conv(
     x: Tensor,
     w: Tensor,
@@ -125,7 +128,6 @@ def conv(
     shift: Tensor | None = None,
     bias: Tensor | None = None,
     residual: Tensor | None = None,
-    blocks: Blocks | None = None,
 ) -> None:
     """Launches `conv_kernel` into `out` (channels innermost, it may be a slice); w as `kernels.cuda` packs it."""
     if out.numel() == 0:
@@ -134,9 +136,9 @@ def conv(
     r = b if residual is None else view(residual)
     taps = spec.kernel[0] * spec.kernel[1]
     pixels = b.n * b.h * b.w
-    size = blocks or choose_blocks(pixels, b.c, taps * a.c if spec.flat else a.c, 1 if spec.flat else taps)
-    grid = (triton.cdiv(pixels, size.m) * triton.cdiv(b.c, size.n),)
-    with on_device(x):
+
+    def launch(size: Blocks) -> None:
+        grid = (triton.cdiv(pixels, size.m) * triton.cdiv(b.c, size.n),)
         conv_kernel[grid](
             x, w, scale, shift, bias, residual, out,
             pixels, a.h, a.w, a.c, b.h, b.w, b.c, w.shape[-1],
@@ -147,3 +149,9 @@ def conv(
             WIDEN=widen(x.dtype), BLOCK_M=size.m, BLOCK_N=size.n, BLOCK_K=size.k,
             num_warps=size.warps, num_stages=size.stages,
         )  # fmt: skip
+
+    kind = "pointwise" if taps == 1 or spec.flat else "window"
+    depth = taps * a.c if spec.flat else a.c
+    form = form_of(spec, scale is not None, residual is not None)
+    with on_device(x):
+        launch(blocks_for(problem_of(kind, x, out, depth, form), launch))

@@ -5,9 +5,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lightops.kernels.triton._autotune import blocks_for, problem_of
 from lightops.kernels.triton._common import (
     activate,
-    choose_blocks,
     conv_size,
     dot,
     new_image,
@@ -16,6 +16,8 @@ from lightops.kernels.triton._common import (
     view,
     widen,
 )
+from lightops.kernels.triton._configs import Blocks
+from lightops.kernels.triton._conv import Conv, form_of
 
 
 @triton.jit
@@ -77,10 +79,9 @@ def depthwise_pointwise(
     a, b = view(x), view(out)
     r = b if residual is None else view(residual)
     pixels = b.n * b.h * b.w
-    # Each column tile computes the depthwise part again, so the widest tile; several taps hold it to 4 warps.
-    blocks = choose_blocks(pixels, out_channels, a.c, 9)._replace(n=64 if out_channels <= 64 else 128, k=32)
-    grid = (triton.cdiv(pixels, blocks.m) * triton.cdiv(out_channels, blocks.n),)
-    with on_device(x):
+
+    def launch(blocks: Blocks) -> None:
+        grid = (triton.cdiv(pixels, blocks.m) * triton.cdiv(out_channels, blocks.n),)
         depthwise_pointwise_kernel[grid](
             x, dw, dw_bias, pw, pw_bias, residual, out,
             pixels, a.h, a.w, a.c, b.h, b.w, b.c, dw.shape[-1], pw.shape[-1],
@@ -90,4 +91,9 @@ def depthwise_pointwise(
             WIDEN=widen(x.dtype),
             BLOCK_M=blocks.m, BLOCK_N=blocks.n, BLOCK_K=blocks.k, num_warps=blocks.warps, num_stages=blocks.stages,
         )  # fmt: skip
+
+    window = Conv(tuple(kernel), tuple(stride), tuple(padding), tuple(dilation))
+    form = form_of(window, False, residual is not None)
+    with on_device(x):
+        launch(blocks_for(problem_of("depthwise", x, out, a.c, form), launch))
     return out

@@ -1,56 +1,11 @@
 """The first layer: convolution, activation, and the max-pool as a second kernel."""
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
-from lightops.kernels.triton._common import conv_size, new_image, on_device, view
+from lightops.kernels.triton._common import conv_size, new_image
 from lightops.kernels.triton._conv import Conv, conv
-
-
-@triton.jit
-def max_pool_kernel(
-    x, out, pixels, H, W, C, OH, OW, x_image, x_row, x_pixel, out_image, out_row, out_pixel,
-    K: tl.constexpr, S: tl.constexpr, P: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
-):  # fmt: skip
-    m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
-    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    image = m // (OH * OW)
-    oy = (m // OW) % OH
-    ox = m % OW
-    in_m = m < pixels
-    in_c = c < C
-    best = tl.full((BLOCK_M, BLOCK_C), float("-inf"), dtype=tl.float32)
-    for tap in tl.static_range(K * K):
-        iy = oy * S - P + tap // K
-        ix = ox * S - P + tap % K
-        inside = in_m & (iy >= 0) & (iy < H) & (ix >= 0) & (ix < W)
-        at = image * x_image + iy * x_row + ix * x_pixel
-        v = tl.load(x + at[:, None] + c[None, :], mask=inside[:, None] & in_c[None, :], other=float("-inf"))
-        v = v.to(tl.float32)
-        # A NaN is taken when it comes and kept afterwards, since nothing compares greater than it.
-        best = tl.where((v > best) | (v != v), v, best)
-    at = image * out_image + oy * out_row + ox * out_pixel
-    tl.store(out + at[:, None] + c[None, :], best.to(out.dtype.element_ty), mask=in_m[:, None] & in_c[None, :])
-
-
-def _pooled_size(size: int, kernel: int, stride: int, padding: int, ceil: int) -> int:
-    """torch's rule: in ceil mode the last window may overhang, but must start inside the input or its left padding."""
-    out = (size + 2 * padding - kernel + (stride - 1 if ceil else 0)) // stride + 1
-    return out - 1 if ceil and (out - 1) * stride >= size + padding else out
-
-
-def _max_pool(x: Tensor, pool: list[int], out: Tensor) -> None:
-    a, b = view(x), view(out)
-    pixels = b.n * b.h * b.w
-    if out.numel() == 0:
-        return
-    with on_device(x):
-        max_pool_kernel[(triton.cdiv(pixels, 32), triton.cdiv(b.c, 64))](
-            x, out, pixels, a.h, a.w, a.c, b.h, b.w, a.image, a.row, a.pixel, b.image, b.row, b.pixel,
-            K=pool[0], S=pool[1], P=pool[2], BLOCK_M=32, BLOCK_C=64,
-        )  # fmt: skip
+from lightops.kernels.triton.max_pool2d import max_pool, pooled_size
 
 
 def stem_out(
@@ -64,7 +19,7 @@ def stem_out(
     size = [conv_size(x.shape[2 + i], kernel[i], stride[i], padding[i], 1) for i in range(2)]
     middle = new_image(x, out.shape[1], *size)
     conv(x, w, middle, spec, bias=bias)
-    _max_pool(middle, pool, out)
+    max_pool(middle, *([value] * 2 for value in pool[:3]), out)
 
 
 def stem(
@@ -73,7 +28,7 @@ def stem(
 ) -> Tensor:  # fmt: skip
     size = [conv_size(x.shape[2 + i], kernel[i], stride[i], padding[i], 1) for i in range(2)]
     if pool:
-        size = [_pooled_size(s, *pool) for s in size]
+        size = [pooled_size(s, *pool) for s in size]
     out = torch.empty(
         (x.shape[0], out_channels, *size), dtype=x.dtype, device=x.device, memory_format=torch.channels_last
     )
