@@ -58,6 +58,9 @@ LIGHTOPS_DEVICE float reciprocal_approx(float x) {
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
+// Correctly rounded.
+LIGHTOPS_DEVICE float square_root(float x) { return sqrtf(x); }
+LIGHTOPS_DEVICE float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
 // Two values to one register and back: one instruction a pair.
 LIGHTOPS_DEVICE uint32_t pack_f16x2(float low, float high) {
   const __half2 pair = __floats2half2_rn(low, high);

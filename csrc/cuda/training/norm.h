@@ -49,6 +49,18 @@ struct NormGradient {
 int64_t norm_backward_workspace(const NormGradient& g, const Device& device);
 Result run_norm_backward(const NormGradient& g, void* workspace, const Device& device, StreamHandle stream);
 
+// The second half of the sums, for kernels that took them themselves: of dz and of dz * (x - mean), [parts][2][channels]. Null
+// pointers: not wanted. dx = scale * dz + slope * (x - mean) + constant, of batch statistics over `pixels`; `accumulate` adds to
+// slope and constant.
+struct PartialSums {
+  const float* sums = nullptr;
+  int parts = 0;
+  int channels = 0;
+  int64_t pixels = 0;
+};
+Result run_merge_sums(const PartialSums& p, const Norm& norm, float* dgamma, float* dbeta, float* slope, float* constant, bool accumulate,
+                      StreamHandle stream);
+
 // out = gradient + slope * (x - mean) + constant, per channel. `out` may be the gradient.
 Result run_finish_gradient(const Nhwc& gradient, DType gradient_type, const Nhwc& x, DType type, const Nhwc& out, DType out_type,
                            const float* mean, const float* slope, const float* constant, StreamHandle stream);

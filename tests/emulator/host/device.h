@@ -64,6 +64,8 @@ inline std::uint32_t float_to_bits(float value) {
 }
 inline float exp_approx(float x) { return __builtin_expf(x); }
 inline float reciprocal_approx(float x) { return 1.f / x; }
+inline float square_root(float x) { return __builtin_sqrtf(x); }
+inline float multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 inline std::uint32_t pack_f16x2(float low, float high) { return float_to_f16(low) | static_cast<std::uint32_t>(float_to_f16(high)) << 16; }
 inline std::uint32_t pack_bf16x2(float low, float high) { return float_to_bf16(low) | static_cast<std::uint32_t>(float_to_bf16(high)) << 16; }
 inline float max_nan(float a, float b) { return a != a || a > b ? a : b; }
