@@ -221,7 +221,13 @@ def finish_gradient(seed: int) -> TrainingCase:
     d.dtype = held
     for label, t in {"x": xw, "gradient": gw, "mean": mean, "slope": slope, "constant": constant}.items():
         case.read(t, label)
-    case.fields += [*codes, *nhwc_fields(gv), *nhwc_fields(xv), *nhwc_fields(out), *map(pointer, (mean, slope, constant))]
+    case.fields += [
+        *codes,
+        *nhwc_fields(gv),
+        *nhwc_fields(xv),
+        *nhwc_fields(out),
+        *map(pointer, (mean, slope, constant)),
+    ]
     return case
 
 

@@ -1,5 +1,4 @@
-"""The batch norm of a training case and the fp64 truth of its two directions, each with the magnitude its error is bound
-by."""
+"""The batch norm of a training case and the fp64 truth of its two directions, each with the magnitude of its error."""
 
 from __future__ import annotations
 
@@ -53,7 +52,9 @@ class Norm:
         return channel(torch.tensor([otherwise], dtype=torch.float64) if v is None else v.double())
 
     def inverse(self) -> Tensor:
-        return torch.ones(1, 1, 1, 1, dtype=torch.float64) if self.var is None else (self.column("var") + self.eps).rsqrt()
+        return (
+            torch.ones(1, 1, 1, 1, dtype=torch.float64) if self.var is None else (self.column("var") + self.eps).rsqrt()
+        )
 
     def z(self, x: Tensor) -> Tensor:
         return (x - self.column("mean")) * self.inverse() * self.column("gamma", 1.0) + self.column("beta")
@@ -75,7 +76,9 @@ def draw_norm(d: Draw, x: Tensor, acts: tuple[str, ...] = ("relu", "none", "relu
     if d.exact:
         whole = lambda low, high: torch.randint(low, high, (c,), generator=d.generator).float()  # noqa: E731
         gamma = torch.tensor([d.pick(0.5, 1.0, -0.5, 0.5) for _ in range(c)]) if d.chance(0.8) else None
-        return Norm(whole(-2, 3), torch.full((c,), 0.25), gamma, whole(-2, 3) if d.chance(0.8) else None, 0.0, act, False)
+        return Norm(
+            whole(-2, 3), torch.full((c,), 0.25), gamma, whole(-2, 3) if d.chance(0.8) else None, 0.0, act, False
+        )
     random = lambda: torch.randn(c, generator=d.generator)  # noqa: E731
     gamma, beta = (random(), random()) if d.chance(0.8) else (None, None)
     if d.chance(0.7):
