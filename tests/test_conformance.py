@@ -33,6 +33,7 @@ OPS = sorted(header.stem for header in HEADERS.glob("*.h") if header.stem not in
 # The training ops, one folder further down at every level.
 TRAINING = HEADERS / "training"
 NOT_A_TRAINING_OP = {
+    "dropout_noise": "PyTorch's own random numbers: its specification is `Tensor.bernoulli_`",
     "norm": "the batch norm that all of them apply",
     "weight": "weights ordered for a product",
 }

@@ -16,6 +16,7 @@
 #include "lightops/training/bn_act_max_pool2d.h"
 #include "lightops/training/bn_act_mean.h"
 #include "lightops/training/dense_block.h"
+#include "lightops/training/dropout_noise.h"
 #include "lightops/training/fire.h"
 #include "lightops/transition.h"
 
@@ -36,6 +37,7 @@
   X(dense_block_train, DenseBlockTrainParams)                  \
   X(dense_block_train_backward, DenseBlockTrainBackwardParams) \
   X(depthwise_pointwise, DepthwisePointwiseParams)             \
+  X(dropout_noise, DropoutNoiseParams)                         \
   X(fire, FireParams)                                          \
   X(fire_train, FireTrainParams)                               \
   X(fire_train_backward, FireTrainBackwardParams)              \

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from lightops.modules._base import FusedModule
-from lightops.modules._flow import Flow, Pass
-from lightops.modules._guard import hook_dicts
-from lightops.modules._program import Leaf, is_plain, leaf_of, leaves_of, make_program
+from lightops.modules._flow import Flow, Pass, apply_dropout
+from lightops.modules._guard import hook_dicts, is_plain
+from lightops.modules._program import Leaf, leaf_of, leaves_of, make_program
 from lightops.modules._reader import DROPOUTS, Decline, qualified_type
 from lightops.modules._runner import NothingToTrain, Piece, Runner, State
 from lightops.modules.dense_block import DenseBlock, DenseBlockPiece
@@ -261,7 +261,7 @@ def _through_stock(child: nn.Module, flow: Flow, neutral: bool) -> Flow:
     x, forward = flow.materialise(), flow.forward
     draws = isinstance(child, FusedModule) or type(child) in DROPOUTS
     given = forward.nchw and type(x) is Tensor and (draws or not neutral)
-    y = child(x.contiguous() if given else x)
+    y = apply_dropout(child, x.contiguous() if given else x)
     if given:
         forward.nchw = type(y) is Tensor and y.dim() == 4 and not suggests_channels_last(y)
     return flow.plain(y)

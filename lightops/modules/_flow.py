@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from lightops.modules._guard import GLOBAL_HOOKS, is_plain
 from lightops.modules._reader import ConvParams
 from lightops.ops import training
 from lightops.ops.training import Prologue
@@ -195,7 +196,7 @@ class Flow:
         x = self.materialise()
         x = x.contiguous() if self.forward.nchw else x
         for dropout in dropouts:
-            x = dropout(x)
+            x = apply_dropout(dropout, x)
         return self.plain(x)
 
     def plain(self, out: Tensor) -> Self:
@@ -226,6 +227,15 @@ class Flow:
             groups=conv.groups, pool=pool, stats=stats,
         )  # fmt: skip
         return Flow(raw, self.forward, *((mean, var) if stats else ())).then(bn, conv.act)
+
+
+def apply_dropout(module: nn.Module, x: Tensor) -> Tensor:
+    """`module(x)`; an `nn.Dropout` that nothing looks into draws the same numbers faster."""
+    if torch.compiler.is_compiling() or type(module) is not nn.Dropout or any(GLOBAL_HOOKS):
+        return module(x)
+    if module.inplace or not module.training or not is_plain(module):
+        return module(x)
+    return training.dropout(x, module.p)
 
 
 def _count(x: Tensor) -> int:

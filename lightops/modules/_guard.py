@@ -27,6 +27,11 @@ def hook_dicts(module: nn.Module) -> tuple[dict, ...]:
     return tuple(module.__dict__[name] for name in _HOOK_DICTS)
 
 
+def is_plain(module: nn.Module) -> bool:
+    """No hooks and no forward of the instance's own: calling it and running its pieces are the same."""
+    return not any(hook_dicts(module)) and "forward" not in module.__dict__
+
+
 class Guard:
     """A snapshot of modules, attributes and tensors; `holds()` says whether everything is as it was.
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightops.modules._base import FusedModule
-from lightops.modules._guard import Guard, hook_dicts
+from lightops.modules._guard import Guard, is_plain
 from lightops.modules._runner import Runner, State, under_transform
 from lightops.modules.dense_block import DenseBlockPiece
 
@@ -130,11 +130,6 @@ def make_program(
     if guard.device != x.device or not guard.holds():
         return None
     return Program(leaves, guard, x)
-
-
-def is_plain(module: nn.Module) -> bool:
-    """No hooks and no forward of the instance's own: calling it and running its pieces are the same."""
-    return not any(hook_dicts(module)) and "forward" not in module.__dict__
 
 
 def _children(chain: nn.Module) -> int:

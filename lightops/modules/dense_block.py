@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightops import reference
@@ -146,7 +145,7 @@ def _dropout_masks(flow: Flow, params: _Params) -> list[Tensor | None]:
     new = flow.raw[:, :1].expand(-1, params.growth, -1, -1)
     layout = torch.contiguous_format if flow.forward.nchw else torch.channels_last
     ones = torch.ones_like(new, memory_format=layout)
-    return [F.dropout(ones, rate) if rate else None for rate in params.rates]
+    return [training.dropout(ones, rate) if rate else None for rate in params.rates]
 
 
 def _vector(t: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -12,6 +12,7 @@ from lightops.ops.training.bn_act_conv2d import bn_act_conv2d
 from lightops.ops.training.bn_act_max_pool2d import bn_act_max_pool2d
 from lightops.ops.training.bn_act_mean import bn_act_mean
 from lightops.ops.training.dense_block import DenseBlockOut, dense_block_train
+from lightops.ops.training.dropout import dropout, explain_dropout
 from lightops.ops.training.fire import fire_train
 
 __all__ = [
@@ -23,6 +24,8 @@ __all__ = [
     "bn_act_max_pool2d",
     "bn_act_mean",
     "dense_block_train",
+    "dropout",
     "explain",
+    "explain_dropout",
     "fire_train",
 ]

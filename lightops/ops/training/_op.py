@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lightops import _env, _ext
 from lightops.ops._dispatch import KERNEL_DTYPES
+from lightops.ops.training._eager import eager
 from lightops.reference import ACTIVATIONS
 
 NAMESPACE = "lightops_training"
@@ -63,10 +64,12 @@ class Kernel:
             return f"dtype {tensor.dtype} has no kernel"
         return self.supports(dict(zip(self.names, args, strict=True)))
 
-    def __call__(self, *args: Any) -> Any:
-        if self.reason(args):
-            return self.reference(*args)
+    def run_native(self, args: Sequence[Any]) -> Any:
+        """The native kernel, where there is no reason against it."""
         return self.native(*[args[i] for i in self._picks])
+
+    def __call__(self, *args: Any) -> Any:
+        return self.reference(*args) if self.reason(args) else self.run_native(args)
 
 
 KERNELS: dict[str, Kernel] = {}
@@ -83,8 +86,8 @@ def define(
     setup: Callable[..., None] | None = None,
     backward: Callable[..., Any] | None = None,
 ) -> Callable[..., Any]:
-    """Define `lightops_training::<name>` and return its handle. Without `backward` its derivative raises. `casts` are
-    the arguments that autocast casts, as it casts those of a convolution.
+    """Define `lightops_training::<name>` and return what calls it. Without `backward` its derivative raises. `casts`
+    are the arguments that autocast casts, as it casts those of a convolution.
     """
     _LIBRARY.define(name + schema)
     handle = getattr(getattr(torch.ops, NAMESPACE), name).default
@@ -97,7 +100,9 @@ def define(
     for device in ("CPU", "CUDA"):
         rule = _autocast(handle, tuple(kernel.names.index(argument) for argument in casts), device.lower())
         _LIBRARY.impl(name, rule, f"Autocast{device}")
-    return handle
+    types = (str(argument.type) for argument in handle._schema.arguments)
+    lists = any("List" in kind and "Tensor" in kind for kind in types)
+    return handle if lists else eager(kernel, handle, setup, backward)
 
 
 def _autocast(handle: Callable[..., Any], casts: tuple[int, ...], device: str) -> Callable[..., Any]:

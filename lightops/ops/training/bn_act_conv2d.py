@@ -139,8 +139,13 @@ def _backward(ctx: Any, dy: Tensor | None, *_: None) -> tuple:
 
 def like(grad: Tensor, weight: Tensor) -> Tensor:
     """A weight's gradient in the weight's own layout and dtype, which DDP's buckets and optimizers expect."""
-    if grad.stride() == weight.stride() and grad.dtype is weight.dtype:
-        return grad
+    if grad.dtype is weight.dtype:
+        strides = weight.stride()
+        if grad.stride() == strides:
+            return grad
+        # A 1x1 or depthwise weight lies alike in both layouts: only strides of dimensions of size 1 differ.
+        if all(n == 1 or a == b for n, a, b in zip(weight.shape, grad.stride(), strides, strict=True)):
+            return grad.as_strided(weight.shape, strides)
     return torch.empty_like(weight, memory_format=torch.preserve_format).copy_(grad)
 
 
