@@ -117,7 +117,7 @@ def identity(record: dict[str, Any]) -> str:
 @click.option("--test", "tests", default=10000, show_default=True, help="Test pictures.")
 @click.option("--epochs", default=5, show_default=True)
 @click.option("--batch", default=32, show_default=True)
-@click.option("--seeds", default=2, show_default=True, help="0, 1, ...: all networks with the first, then the second.")
+@click.option("--seeds", default=5, show_default=True, help="0, 1, ...: all networks with the first, then the second.")
 @click.option("--threads", default=1, show_default=True)
 @click.option("--only", multiple=True, help="Only these experiments.")
 @click.option("--out", default=HERE, type=click.Path(file_okay=False, path_type=Path), help="Folder of the results.")

@@ -1,7 +1,7 @@
 """One picture per experiment: test error against what is varied, and against the number of parameters."""
 
 from pathlib import Path
-from statistics import mean
+from statistics import median
 from typing import Any
 
 LABELS = {
@@ -34,7 +34,7 @@ def draw(runs: list[dict[str, Any]], folder: Path) -> list[Path]:
         cost, cost_label = COSTS.get(experiment, ("parameters", "parameters"))
         for colour, (series, points) in zip(COLOURS, _curves(mine).items(), strict=False):
             x, errors = [point[0] for point in points], [[100 * e for e in point[1]] for point in points]
-            middle = [mean(e) for e in errors]
+            middle = [median(e) for e in errors]
             reach = [[m - min(e) for m, e in zip(middle, errors, strict=True)]]
             reach += [[max(e) - m for m, e in zip(middle, errors, strict=True)]]
             style = {"fmt": "o-", "ms": 4, "capsize": 2, "color": colour, "label": series}
@@ -42,13 +42,14 @@ def draw(runs: list[dict[str, Any]], folder: Path) -> list[Path]:
             right.errorbar([point[2][cost] for point in points], middle, yerr=reach, **style)
         seeds = len({run["seed"] for run in mine})
         left.set(xlabel=label, ylabel="test error, %")
-        right.set(xlabel=cost_label, xscale="log")
+        costs = [run[cost] for run in mine]
+        right.set(xlabel=cost_label, xscale="log" if max(costs) > 4 * min(costs) else "linear")
         left.legend(frameon=False, fontsize=8)
         for axis in (left, right):
             axis.spines[["top", "right"]].set_visible(False)
         settings = mine[0]["settings"]
         figure.suptitle(
-            f"{title} ({settings['data']}, {settings['train']} pictures, {settings['epochs']} epochs; mean and range "
+            f"{title} ({settings['data']}, {settings['train']} pictures, {settings['epochs']} epochs; median and range "
             f"of {seeds} seed{'s' if seeds != 1 else ''})",
             fontsize=9,
         )
