@@ -4,8 +4,8 @@
     csrc/cpu/once/*.cpp   one object (ISA choice, packing)  >  _ops.so   stable ABI, loaded by torch.ops.load_library
     csrc/torch/*.cpp      stable-ABI bindings              /      training/*.cpp too
     csrc/python/*.cpp     pybind11, no torch            -> _C.<tag>.so   with the parts of csrc/cpu that it refers to
-    csrc/cuda/*.cu        nvcc, no torch                \\
-    csrc/torch/cuda/*.cpp stable-ABI bindings            -> _cuda.so
+    csrc/cuda/*.cu        nvcc, no torch                \\  training/*.cu too
+    csrc/torch/cuda/*.cpp stable-ABI bindings            -> _cuda.so   training/*.cpp too
 """
 
 import os
@@ -105,9 +105,13 @@ def cuda_objects(tools: Toolchain, nvcc: host.Nvcc, folder: Path) -> list[Step]:
     # The planner's constexpr size formulas are shared with the kernels.
     compile_ += ("--expt-relaxed-constexpr", "-Xptxas", "-v")
     compile_ += ("-Xcompiler", "-fPIC,-fvisibility=hidden", f"-I{CSRC / 'include'}", include)
-    steps = [tools.object(src, folder / "cuda" / f"{src.stem}.cpp.o", include) for src in sources("cuda")]
-    for src in sources("cuda", ".cu"):
-        out = folder / "cuda" / f"{src.stem}.o"
+    base = CSRC / "cuda"
+    steps = [
+        tools.object(src, (folder / "cuda" / src.relative_to(base)).with_suffix(".cpp.o"), include)
+        for src in [*sources("cuda"), *sources("cuda/training")]
+    ]
+    for src in [*sources("cuda", ".cu"), *sources("cuda/training", ".cu")]:
+        out = (folder / "cuda" / src.relative_to(base)).with_suffix(".o")
         command = (*compile_, "-MMD", "-MF", str(out.with_suffix(".d")), "-c", str(src), "-o", str(out))
         logged = (
             sys.executable,
@@ -217,9 +221,11 @@ def _gencode(archs: list[str]) -> list[str]:
 
 def cuda_library(tools: Toolchain, torch: host.Torch, nvcc: host.Nvcc, folder: Path, target: Path) -> list[Step]:
     """`_cuda.so`: kernels by nvcc alone, static cudart; linked so that it also loads beside a CPU-only torch."""
+    base = CSRC / "torch" / "cuda"
     objects = cuda_objects(tools, nvcc, folder)
     objects += [
-        tools.object(s, folder / "torch_cuda" / f"{s.stem}.o", *_torch_flags(torch)) for s in sources("torch/cuda")
+        tools.object(s, (folder / "torch_cuda" / s.relative_to(base)).with_suffix(".o"), *_torch_flags(torch))
+        for s in [*sources("torch/cuda"), *sources("torch/cuda/training")]
     ]
     inputs = [step.output for step in objects]
     # libtorch stays needed although nothing refers to it: a CUDA torch brings libtorch_cuda into scope through it.

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import re
+import struct
 import subprocess
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ ACT_CODES = {"none": 0, "relu": 1, "relu6": 2, "hardswish": 3, "silu": 4}
 
 # -O1: the kernels' unrolled loops make -O2 twice as slow to compile and hardly faster to run; the emulator's own
 # files get -O2.
+SOURCES = (".cu", ".cpp")
 FLAGS = ["-std=c++17", "-fPIC", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-DLIGHTOPS_EMULATE"]
 
 
@@ -31,70 +33,81 @@ def build(
     sources: list[Path] | None = None,
     name: str = "liblightops_emulator.so",
     kernels: Path = ROOT / "csrc/cuda",
-    flags: Sequence[str] = (),
     link: Sequence[str] = (),
+    extra: dict[str, Sequence[str]] | None = None,
 ) -> Path:
     """Compiles what is out of date and returns the library. Safe to call from several processes at once.
 
-    `sources` None: the emulator with the kernels of the folder `kernels`.
+    `sources` None: the emulator with the kernels of the folder `kernels`. `extra`: flags for the sources under a
+    folder. Objects are shared between libraries.
     """
     BUILD.mkdir(parents=True, exist_ok=True)
     library = BUILD / name
     compiler = os.environ.get("CXX", "g++")
     includes = [f"-I{HERE / 'host'}", f"-I{ROOT / 'csrc/include'}", f"-I{kernels}"]
-    with open(BUILD / f"{name}.lock", "w") as lock:
+    sources = [*sorted((HERE / "host").glob("*.cpp")), *kernel_sources(kernels)] if sources is None else sources
+
+    def compile_one(source: Path) -> None:
+        target = object_of(source)
+        optimise = "-O2" if source.parent.name == "host" else "-O1"
+        more = next((flags for folder, flags in (extra or {}).items() if str(source).startswith(folder)), ())
+        command = [compiler, *FLAGS, *more, optimise, *includes, "-MMD", "-MF", str(target.with_suffix(".d"))]
+        command += ["-x", "c++", "-c", str(source), "-o", str(target)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            target.unlink(missing_ok=True)
+            raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+
+    with open(BUILD / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if sources is None:
-            sources = [
-                *sorted((HERE / "host").glob("*.cpp")),
-                *sorted(f for f in kernels.iterdir() if f.suffix in (".cu", ".cpp")),
-            ]
-        headers = [
-            f
-            for folder in (
-                HERE / "host",
-                kernels,
-                ROOT / "csrc/include/lightops",
-                ROOT / "csrc/torch",
-                ROOT / "csrc/torch/cuda",
-            )
-            for f in folder.iterdir()
-            if "h" in f.suffix
-        ]
-        newest_header = max(h.stat().st_mtime for h in headers)
-        objects, stale = [], []
-        for source in sources:
-            target = BUILD / f"{name}.{source.parent.name}.{source.name}.o"
-            objects.append(target)
-            if not target.exists() or target.stat().st_mtime < max(newest_header, source.stat().st_mtime):
-                stale.append((source, target))
-
-        def compile_one(job: tuple[Path, Path]) -> None:
-            source, target = job
-            optimise = "-O2" if source.parent.name == "host" else "-O1"
-            command = [compiler, *FLAGS, *flags, optimise, *includes, "-x", "c++", "-c", str(source), "-o", str(target)]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                target.unlink(missing_ok=True)
-                raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
-
         with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", "2"))) as pool:
-            list(pool.map(compile_one, stale))
-        if stale or not library.exists():
-            subprocess.run([compiler, "-shared", "-o", str(library), *map(str, objects), *link], check=True)
+            list(pool.map(compile_one, [source for source in sources if out_of_date(object_of(source))]))
+        objects = [object_of(source) for source in sources]
+        listing, stamp = "\n".join(map(str, objects)), library.with_suffix(".objects")
+        newest = max(o.stat().st_mtime for o in objects)
+        same = stamp.exists() and stamp.read_text() == listing
+        if not library.exists() or library.stat().st_mtime < newest or not same:
+            # A process that has the old library mapped keeps it: a new file takes its name.
+            fresh = library.with_suffix(".new")
+            subprocess.run([compiler, "-shared", "-o", str(fresh), *map(str, objects), *link], check=True)
+            fresh.replace(library)
+            stamp.write_text(listing)
     return library
+
+
+def kernel_sources(kernels: Path = ROOT / "csrc/cuda") -> list[Path]:
+    return sorted(f for folder in (kernels, kernels / "training") for f in folder.glob("*.c*") if f.suffix in SOURCES)
+
+
+def host_sources() -> list[Path]:
+    """The emulator itself, without the C interface for the tests."""
+    return sorted(f for f in (HERE / "host").glob("*.cpp") if f.stem not in ("harness", "training"))
+
+
+def object_of(source: Path) -> Path:
+    return BUILD / f"{'.'.join(source.parts[-3:])}.o"
+
+
+def out_of_date(target: Path) -> bool:
+    """By the dependencies that the compiler wrote beside the object."""
+    depfile = target.with_suffix(".d")
+    if not target.exists() or not depfile.exists():
+        return True
+    files = depfile.read_text().replace("\\\n", " ").split(":", 1)[1].split()
+    made = target.stat().st_mtime
+    return any(not Path(f).exists() or Path(f).stat().st_mtime > made for f in files)
 
 
 def build_bindings() -> Path:
     """csrc/torch/cuda with the emulator behind it: operators of the names of the real ones, for tensors of the CPU."""
     include = Path(torch.__file__).parent / "include"
     flags = ["-DTORCH_TARGET_VERSION=0x020a000000000000ULL", "-fvisibility=hidden", "-isystem", str(include)]
-    host = [f for f in sorted((HERE / "host").glob("*.cpp")) if f.name != "harness.cpp"]
-    kernels = sorted(f for f in (ROOT / "csrc/cuda").iterdir() if f.suffix in (".cu", ".cpp"))
-    bindings = [*sorted((ROOT / "csrc/torch/cuda").glob("*.cpp")), HERE / "bindings.cpp"]
+    folder = ROOT / "csrc/torch/cuda"
+    bindings = [*sorted(folder.glob("*.cpp")), *sorted((folder / "training").glob("*.cpp")), HERE / "bindings.cpp"]
     library = Path(torch.__file__).parent / "lib"
-    link = [f"-L{library}", "-ltorch_cpu", "-lc10"]
-    return build([*host, *kernels, *bindings], "liblightops_bindings.so", flags=flags, link=link)
+    link = ["-Wl,-Bsymbolic", f"-L{library}", "-ltorch_cpu", "-lc10"]
+    extra = {str(folder): flags, str(HERE / "bindings.cpp"): flags}
+    return build([*host_sources(), *kernel_sources(), *bindings], "liblightops_bindings.so", link=link, extra=extra)
 
 
 @dataclass
@@ -181,6 +194,17 @@ def nhwc_fields(tensor: torch.Tensor | None) -> list[int]:
 def window_fields(kernel, stride=1, padding=0, dilation=1) -> list[int]:
     pair = lambda v: [v, v] if isinstance(v, int) else list(v)  # noqa: E731
     return [*pair(kernel), *pair(stride), *pair(padding), *pair(dilation)]
+
+
+def norm_fields(mean=None, var=None, gamma=None, beta=None, eps: float = 0.0, batch: bool = False) -> list[int]:
+    """lightops::Norm of float32 vectors; mean None: no normalisation."""
+    bits = int.from_bytes(struct.pack("<d", eps), "little", signed=True)
+    return [*map(pointer, (mean, var, gamma, beta)), bits, int(batch)]
+
+
+def weight_fields(weight: torch.Tensor | None) -> list[int]:
+    """lightops::TrainWeight: address and strides of [O, I, kh, kw]."""
+    return [0] * 5 if weight is None else [weight.data_ptr(), *weight.stride()]
 
 
 def pointer(tensor: torch.Tensor | None) -> int:

@@ -53,8 +53,8 @@ RIGHT = (
 
 @pytest.fixture(scope="module")
 def planted():
-    host = [f for f in sorted((harness.HERE / "host").glob("*.cpp")) if f.name != "harness.cpp"]
-    library = ctypes.CDLL(str(harness.build(sources=[*host, harness.HERE / "planted.cpp"], name="libplanted.so")))
+    sources = [*harness.host_sources(), harness.HERE / "planted.cpp"]
+    library = ctypes.CDLL(str(harness.build(sources=sources, name="libplanted.so")))
     for name in ("planted_run", "planted_names", "planted_counters", "planted_multiply"):
         getattr(library, name).restype = ctypes.c_char_p
     for name in ("convert_f16", "convert_bf16", "convert_tf32"):

@@ -5,7 +5,7 @@ import subprocess
 import pytest
 import torch
 from drawing import pack, pack_depthwise
-from harness import ACT_CODES, BUILD, DTYPE_CODES, HERE, ROOT, Gpu, nhwc_fields, pointer, window_fields
+from harness import ACT_CODES, BUILD, DTYPE_CODES, HERE, ROOT, Gpu, host_sources, nhwc_fields, pointer, window_fields
 from torch.nn import functional as F
 
 SPECIAL = [float("nan"), float("inf"), float("-inf")]
@@ -118,9 +118,8 @@ def test_index_helpers_and_planner_at_the_boundaries():
     sources = [
         HERE / "test_index.cpp",
         *sorted((ROOT / "csrc/cuda").glob("plan*.cpp")),
-        *sorted((HERE / "host").glob("*.cpp")),
+        *host_sources(),
     ]
-    sources = [s for s in sources if s.name != "harness.cpp"]
     includes = [f"-I{HERE / 'host'}", f"-I{ROOT / 'csrc/include'}", f"-I{ROOT / 'csrc/cuda'}"]
     build = [
         "g++",

@@ -1,60 +1,27 @@
 // The emulator as a C library for the tests: registers memory, runs an op of csrc/cuda, reports faults and traffic.
-#include <cstring>
-#include <memory>
 #include <string>
 #include <vector>
 
 #include "counters.h"
 #include "memory.h"
-#include "lightops/cuda.h"
+#include "reader.h"
 #include "scheduler.h"
 
 namespace {
 
 using namespace lightops;
 using namespace lightops::cuda;
+using emulator::Reader;
+using emulator::run;
 
-// Fields in the order in which tests/emulator/harness.py writes them; pointers travel as integers.
-struct Reader {
-  const int64_t* next;
-  int64_t number() { return *next++; }
-  int integer() { return static_cast<int>(*next++); }
-  void* pointer() { return reinterpret_cast<void*>(*next++); }
-  Nhwc tensor() {
-    Nhwc t;
-    t.data = pointer();
-    t.n = number(), t.h = number(), t.w = number(), t.c = number(), t.pixel = number(), t.image = number();
-    return t;
-  }
-  Window window() {
-    Window w;
-    for (auto* field : {w.kernel, w.stride, w.padding, w.dilation})
-      for (int axis = 0; axis < 2; ++axis) field[axis] = number();
-    return w;
-  }
-  Act act() { return static_cast<Act>(number()); }
-};
-
-template <class Params>
-Result run(Params& p, const Device& device, int64_t (*workspace)(const Params&, const Device&),
-           Result (*call)(const Params&, const Device&, StreamHandle), std::unique_ptr<unsigned char[]>& store) {
-  const int64_t bytes = workspace(p, device);
-  store.reset(new unsigned char[bytes + 512]);
-  std::memset(store.get(), 0xff, bytes + 512);
-  p.workspace = store.get() + (512 - reinterpret_cast<std::uintptr_t>(store.get()) % 256) % 256;
-  if (bytes) emulator::add_region(p.workspace, bytes, true, "workspace");
-  return call(p, device, nullptr);
-}
-
-[[maybe_unused]] Result dispatch(const std::string& op, Reader r, const Device& device) {
-  std::unique_ptr<unsigned char[]> store;
+Result dispatch(const std::string& op, Reader r, const Device& device) {
   const auto type = static_cast<DType>(r.number());
   if (op == "conv1x1_bn_act") {
     Conv1x1BnActParams p;
     p.type = type;
     p.x = r.tensor(), p.out = r.tensor(), p.residual = r.tensor();
     p.weight = r.pointer(), p.bias = r.pointer(), p.act = r.act();
-    return run(p, device, conv1x1_bn_act_cuda_workspace, conv1x1_bn_act_cuda, store);
+    return run(p, device, conv1x1_bn_act_cuda_workspace, conv1x1_bn_act_cuda);
   }
   if (op == "bn_relu_conv2d") {
     BnReluConv2dParams p;
@@ -63,14 +30,14 @@ Result run(Params& p, const Device& device, int64_t (*workspace)(const Params&, 
     p.scale = r.pointer(), p.shift = r.pointer(), p.pre_act = r.act();
     p.weight = r.pointer(), p.bias = r.pointer(), p.act = r.act();
     p.window = r.window();
-    return run(p, device, bn_relu_conv2d_cuda_workspace, bn_relu_conv2d_cuda, store);
+    return run(p, device, bn_relu_conv2d_cuda_workspace, bn_relu_conv2d_cuda);
   }
   if (op == "transition") {
     TransitionParams p;
     p.type = type;
     p.x = r.tensor(), p.out = r.tensor();
     p.scale = r.pointer(), p.shift = r.pointer(), p.weight = r.pointer(), p.bias = r.pointer();
-    return run(p, device, transition_cuda_workspace, transition_cuda, store);
+    return run(p, device, transition_cuda_workspace, transition_cuda);
   }
   if (op == "stem") {
     StemParams p;
@@ -78,7 +45,7 @@ Result run(Params& p, const Device& device, int64_t (*workspace)(const Params&, 
     p.x = r.tensor(), p.out = r.tensor(), p.planar = r.number() != 0;
     p.weight = r.pointer(), p.bias = r.pointer(), p.act = r.act();
     p.window = r.window(), p.pooled = r.number() != 0, p.pool = r.window();
-    return run(p, device, stem_cuda_workspace, stem_cuda, store);
+    return run(p, device, stem_cuda_workspace, stem_cuda);
   }
   if (op == "depthwise_pointwise") {
     DepthwisePointwiseParams p;
@@ -86,7 +53,7 @@ Result run(Params& p, const Device& device, int64_t (*workspace)(const Params&, 
     p.x = r.tensor(), p.out = r.tensor(), p.residual = r.tensor();
     p.dw = r.pointer(), p.dw_bias = r.pointer(), p.dw_act = r.act(), p.window = r.window();
     p.pw = r.pointer(), p.pw_bias = r.pointer(), p.pw_act = r.act();
-    return run(p, device, depthwise_pointwise_cuda_workspace, depthwise_pointwise_cuda, store);
+    return run(p, device, depthwise_pointwise_cuda_workspace, depthwise_pointwise_cuda);
   }
   if (op == "fire") {
     FireParams p;
@@ -95,7 +62,7 @@ Result run(Params& p, const Device& device, int64_t (*workspace)(const Params&, 
     p.squeeze = r.pointer(), p.squeeze_bias = r.pointer(), p.squeeze_channels = r.number();
     p.expand1 = r.pointer(), p.expand1_bias = r.pointer(), p.expand1_channels = r.number();
     p.expand3 = r.pointer(), p.expand3_bias = r.pointer(), p.expand3_channels = r.number();
-    return run(p, device, fire_cuda_workspace, fire_cuda, store);
+    return run(p, device, fire_cuda_workspace, fire_cuda);
   }
   if (op == "dense_block") {
     DenseBlockParams p;
@@ -106,14 +73,14 @@ Result run(Params& p, const Device& device, int64_t (*workspace)(const Params&, 
     for (DenseLayerWeights& layer : layers)
       layer = {r.pointer(), r.pointer(), r.pointer(), r.pointer(), r.pointer()};
     p.weights = layers.data();
-    return run(p, device, dense_block_cuda_workspace, dense_block_cuda, store);
+    return run(p, device, dense_block_cuda_workspace, dense_block_cuda);
   }
   if (op == "max_pool2d") {
     MaxPool2dParams p;
     p.type = type;
     p.x = r.tensor(), p.out = r.tensor();
     p.window = r.window();
-    return run(p, device, max_pool2d_cuda_workspace, max_pool2d_cuda, store);
+    return run(p, device, max_pool2d_cuda_workspace, max_pool2d_cuda);
   }
   if (op == "inverted_residual") {
     InvertedResidualParams p;
@@ -122,7 +89,7 @@ Result run(Params& p, const Device& device, int64_t (*workspace)(const Params&, 
     p.ex = r.pointer(), p.ex_bias = r.pointer(), p.hidden = r.number(), p.ex_act = r.act();
     p.dw = r.pointer(), p.dw_bias = r.pointer(), p.dw_act = r.act(), p.window = r.window();
     p.pw = r.pointer(), p.pw_bias = r.pointer(), p.residual = r.number() != 0;
-    return run(p, device, inverted_residual_cuda_workspace, inverted_residual_cuda, store);
+    return run(p, device, inverted_residual_cuda_workspace, inverted_residual_cuda);
   }
   if (op == "head") {
     HeadParams p;
@@ -130,9 +97,9 @@ Result run(Params& p, const Device& device, int64_t (*workspace)(const Params&, 
     p.x = r.tensor();
     p.scale = r.pointer(), p.shift = r.pointer(), p.act = r.act();
     p.weight = r.pointer(), p.bias = r.pointer(), p.out_features = r.number(), p.out = r.pointer();
-    return run(p, device, head_cuda_workspace, head_cuda, store);
+    return run(p, device, head_cuda_workspace, head_cuda);
   }
-  return {"no such op in the harness", 0};
+  return emulator::run_training(op, type, r, device);
 }
 
 std::string text;
