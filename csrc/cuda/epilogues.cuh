@@ -13,19 +13,6 @@ struct alignas(8) FloatPair {
   float first, second;
 };
 
-template <class Math>
-struct PairOf {
-  using Type = Vec8;  // two floats
-};
-template <>
-struct PairOf<F16> {
-  using Type = Word;
-};
-template <>
-struct PairOf<BF16> {
-  using Type = Word;
-};
-
 // Accumulators of a warp into the staged tile; `warp_row`, `warp_column` place the warp in the block's tile, `bias` is the table of
 // the block's columns.
 template <class Math, int kColumns, bool kSmooth, class Warp>

@@ -62,6 +62,20 @@ constexpr int kChunkElements = kChunkBytes / static_cast<int>(sizeof(typename Ma
 template <class Math>
 constexpr int kRowElements = kRowChunks * kChunkElements<Math>;
 
+// Two neighbouring values as one word or two.
+template <class Math>
+struct PairOf {
+  using Type = Vec8;  // two floats
+};
+template <>
+struct PairOf<F16> {
+  using Type = Word;
+};
+template <>
+struct PairOf<BF16> {
+  using Type = Word;
+};
+
 // A vector of 32-bit words to floats and back.
 template <class Math, class Vec, int kCount>
 LIGHTOPS_DEVICE void unpack(const Vec& raw, float (&v)[kCount]) {

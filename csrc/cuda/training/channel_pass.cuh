@@ -126,10 +126,10 @@ struct Slope {
 
 // Shared memory of sums over a block: [kind][element][thread], with a pitch at which both the writers (neighbouring threads) and the
 // readers (neighbouring channels of neighbouring columns) meet 32 different banks.
-template <int kElements>
-constexpr int kSumPitch = kPassThreads + 32 / kElements;
-template <int kElements, int kKinds>
-constexpr int kSumBytes = kElements * kKinds * kSumPitch<kElements> * 4;
+template <int kElements, int kThreads = kPassThreads>
+constexpr int kSumPitch = kThreads + 32 / kElements;
+template <int kElements, int kKinds, int kThreads = kPassThreads>
+constexpr int kSumBytes = kElements * kKinds * kSumPitch<kElements, kThreads> * 4;
 
 // The sum of value(lane) over the lanes, in four chains: a single one of 256 equal values rounds 18 times the last place.
 template <class Value>
@@ -147,11 +147,11 @@ LIGHTOPS_DEVICE float over_lanes(int lanes, const Value& value) {
 }
 
 // The sums over the block's pixels of kKinds values of each channel, lane after lane; take(channel of the group, sums) is called by
-// one thread a channel.
-template <int kKinds, int kElements, class Take>
-LIGHTOPS_DEVICE void sum_lanes(const ChannelPass& s, const float (&v)[kKinds][kElements], const Take& take) {
+// one thread a channel. `s` has columns and lanes.
+template <int kThreads = kPassThreads, int kKinds, int kElements, class Pass, class Take>
+LIGHTOPS_DEVICE void sum_lanes(const Pass& s, const float (&v)[kKinds][kElements], const Take& take) {
   auto* const shared = reinterpret_cast<float*>(shared_memory());
-  constexpr int kPitch = kSumPitch<kElements>;
+  constexpr int kPitch = kSumPitch<kElements, kThreads>;
 #pragma unroll
   for (int k = 0; k < kKinds; ++k)
 #pragma unroll
@@ -185,15 +185,15 @@ struct Moments {
   }
 };
 
-template <int kElements>
-constexpr int kMomentBytes = kSumBytes<kElements, 2> + kPassThreads * 4;
+template <int kElements, int kThreads = kPassThreads>
+constexpr int kMomentBytes = kSumBytes<kElements, 2, kThreads> + kThreads * 4;
 
 // The moments of the block's pixels: first the mean of the lanes' means, as the mean of their distances from the first one, then
 // the deviations from it.
-template <int kElements, class Take>
-LIGHTOPS_DEVICE void merge_lanes(const ChannelPass& s, const Moments<kElements>& m, const Take& take) {
+template <int kThreads = kPassThreads, int kElements, class Pass, class Take>
+LIGHTOPS_DEVICE void merge_lanes(const Pass& s, const Moments<kElements>& m, const Take& take) {
   auto* const shared = reinterpret_cast<float*>(shared_memory());
-  constexpr int kPitch = kSumPitch<kElements>;
+  constexpr int kPitch = kSumPitch<kElements, kThreads>;
   float* const counts = shared + 2 * kElements * kPitch;
 #pragma unroll
   for (int e = 0; e < kElements; ++e) {

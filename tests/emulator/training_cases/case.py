@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -15,9 +16,9 @@ class Output:
     name: str
     view: Tensor  # what the kernel writes
     whole: Tensor  # the buffer around it
-    want: Tensor
-    size: Tensor  # magnitude that the error is bound by, in float32 roundoff
-    rounded: bool  # to the type of `view` at the end
+    want: Tensor | Callable[[], Tensor]  # a function of other outputs is called when the kernels have run
+    size: Tensor | Callable[[], Tensor]  # magnitude that the error is bound by, in float32 roundoff
+    exact: bool = True  # where the case is
 
 
 @dataclass
@@ -46,20 +47,41 @@ class TrainingCase:
         """A poisoned output [N, C, H, W] of the case's type, at times a slice of a wider buffer."""
         view, whole = self.draw.place(torch.full(want.shape, float("nan")), SENTINEL)
         self.regions.append((whole, True, name))
-        self.outputs.append(Output(name, view, whole, want, size, True))
+        self.outputs.append(Output(name, view, whole, want, size))
         return view
 
-    def flat(self, name: str, want: Tensor, size: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """A poisoned dense output, of float32 unless said otherwise."""
-        out = torch.full(want.shape, float("nan"), dtype=dtype or torch.float32)
+    def flat(self, name: str, want: Tensor, size: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """A poisoned dense output."""
+        out = torch.full(want.shape, float("nan"), dtype=dtype)
         self.regions.append((out, True, name))
-        self.outputs.append(Output(name, out, out, want, size, dtype is not None))
+        self.outputs.append(Output(name, out, out, want, size))
         return out
+
+    def statistics(self, y: Tensor) -> list[Tensor]:
+        """Poisoned mean and variance of an output y [N, C, H, W], whose truth is taken from what y then holds."""
+        made = [torch.full((y.shape[1],), float("nan")) for _ in range(2)]
+        for out, name, of in zip(made, ("mean", "var"), (mean_and_size, var_and_size), strict=True):
+            self.regions.append((out, True, name))
+            self.outputs.append(Output(name, out, out, lambda of=of: of(y)[0], lambda of=of: of(y)[1], False))
+        return made
+
+
+def mean_and_size(y: Tensor) -> tuple[Tensor, Tensor]:
+    y = y.double()
+    return y.mean((0, 2, 3)), y.abs().mean((0, 2, 3))
+
+
+def var_and_size(y: Tensor) -> tuple[Tensor, Tensor]:
+    """Deviations are not differences of large sums: the rounding of a value and of the mean, each times a deviation."""
+    y = y.double()
+    var = y.var((0, 2, 3), correction=0)
+    return var, 4 * var + 4 * y.abs().amax((0, 2, 3)) * var.sqrt() + 1e-6 * y.square().mean((0, 2, 3))
 
 
 def check(case: TrainingCase, output: Output, what: str) -> None:
     got, want, dtype = output.view, output.want, output.view.dtype
-    if case.exact:
+    assert isinstance(want, Tensor)
+    if case.exact and output.exact:
         wrong = got != want.to(dtype)
         assert not wrong.any(), (
             f"{what} {output.name}: {int(wrong.sum())} of {wrong.numel()} differ from the exact result, first at "
@@ -85,6 +107,8 @@ def run(emulator, case: TrainingCase, gpu, seed: int, refusals: tuple[str, ...] 
         assert outcome.refusal in refusals, f"{what}: {outcome.refusal}"
         assert all(torch.isnan(o.view).all() for o in case.outputs), f"{what}: refused, and yet wrote"
         return False
+    for output in case.outputs:
+        output.want, output.size = (v() if callable(v) else v for v in (output.want, output.size))
     for output in case.outputs:
         check(case, output, what)
     return True

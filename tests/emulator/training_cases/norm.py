@@ -55,16 +55,9 @@ def batch_stats(seed: int) -> TrainingCase:
     d = Draw(seed)
     x = draw_map(d)
     case = TrainingCase("batch_stats", d, f"x{tuple(x.shape)} {d.dtype}")
-    case.exact = False
     xv, xw = place(d, x)
     case.read(xw, "x")
-    mean, var = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
-    off = (x.abs() + channel(x.abs().mean((0, 2, 3)))).square().mean((0, 2, 3))
-    out = [
-        case.flat("mean", mean, x.abs().mean((0, 2, 3))),
-        # The deviations themselves are never differences of large sums; those of single values from the mean round.
-        case.flat("var", var, torch.minimum(off, var * 4 + (x.abs().amax((0, 2, 3)) * var.sqrt()) * 4 + 1e-12 * off)),
-    ]
+    out = case.statistics(xv)
     case.fields += [*nhwc_fields(xv), *map(pointer, out)]
     case.schema = (xv,)
     return case
@@ -175,7 +168,7 @@ def norm_gradient(seed: int) -> TrainingCase:
     dx, whole = d.place(before, -77.0)
     d.dtype = held
     case.regions.append((whole, True, "dx"))
-    case.outputs.append(Output("dx", dx, whole, want, size, True))
+    case.outputs.append(Output("dx", dx, whole, want, size))
     vectors = [0, 0] if n.mean is None or d.chance(0.2) else gradient_vectors(case, n, truth)
     coefficients = [0, 0]
     if deferred:
@@ -191,7 +184,7 @@ def norm_gradient(seed: int) -> TrainingCase:
         )
         for held_values, (w, s), name in zip(start, wants, ("slope", "constant"), strict=True):
             case.regions.append((held_values, True, name))
-            case.outputs.append(Output(name, held_values, held_values, w.double(), s.double(), False))
+            case.outputs.append(Output(name, held_values, held_values, w.double(), s.double()))
             case.keep.append(held_values)
         coefficients = [pointer(t) for t in start]
     case.fields += [DTYPE_CODES[dtype], *nhwc_fields(gv), *nhwc_fields(xv), *nhwc_fields(dx), *n.fields()]

@@ -1,0 +1,44 @@
+// How a depthwise pass is shared out, from sizes alone. A thread has two neighbouring channels of a few neighbouring cells of a row
+// and goes down a strip of rows with the window in registers: what it reads it reads once a strip, neighbours' columns come from L1.
+// A cell is a pixel of y; seen from x it is stride x stride pixels.
+#pragma once
+
+#include "training/channel_pass.h"
+
+namespace lightops::cuda {
+
+constexpr int kDepthwiseThreads = 128;
+// Cells of a thread. Fewer where the window takes the registers.
+constexpr int depthwise_cells(int kernel, int stride) { return kernel == 3 && stride == 1 ? 4 : 2; }
+
+struct DepthwisePass {
+  int columns, lanes;  // pairs of channels, and items in hand at a time
+  int groups;          // of columns: grid x
+  int parts;           // grid y
+  int items, step;     // (image, strip, group of cells) in all, and of a part
+  int strips, rows;    // of cells
+  int across;          // groups of cells in a row
+};
+// Which windows the kernels serve, forward and backward alike: null, or why not.
+const char* depthwise_refusal(const Nhwc& x, const Window& window, DType type);
+// `blocks`: how many the grid is meant to have.
+DepthwisePass plan_depthwise(int64_t images, int64_t cell_rows, int64_t cell_columns, int64_t channels, int cells, int64_t blocks);
+
+struct DepthwiseArgs {
+  DepthwisePass pass;
+  View x, y;  // y: the output, or its gradient; `vector`: pairs of channels are aligned and whole
+  NormArgs norm;
+  int act;
+  int pad_h, pad_w;
+  const unsigned char *weight, *bias;  // [C][taps]; [C] or null
+  // Forward, null without statistics: moments [parts][2][C], counts [parts].
+  float *moments, *counts;
+  // Backward.
+  View dx;                             // null data: not wanted in this pass
+  float *sums, *weights;               // [parts][2][C]; [parts][taps + 1][C], the last the bias
+  const float *slope, *constant;       // of dx, or null
+};
+
+View pair_view(const Nhwc& t, int element_bytes);
+
+}  // namespace lightops::cuda
