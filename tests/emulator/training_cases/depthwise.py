@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from drawing import Draw
 from harness import ACT_CODES, nhwc_fields, pointer, window_fields
 from torch import Tensor
