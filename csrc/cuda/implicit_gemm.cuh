@@ -17,15 +17,6 @@
 
 namespace lightops::cuda {
 
-// Shared memory of a multiprocessor.
-#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200)
-constexpr int kSharedBytes = 99 * 1024;
-#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 800
-constexpr int kSharedBytes = 163 * 1024;
-#else
-constexpr int kSharedBytes = 227 * 1024;
-#endif
-
 template <class Math_, int kM_, int kN_, int kWarpsM_, int kWarpsN_, int kStages_>
 struct TileShape {
   using Math = Math_;

@@ -3,7 +3,7 @@
 //   u = pre_act(x * scale + shift), zeros outside the map; average_pool: u averaged over 2x2 pixels first;
 //   dbias[o] = sum over output pixels of dy[p, o].
 // Any channel counts, strides, dilations and windows of up to 128 taps. Sums are float32, taken in one order: the pixels are
-// split over blocks, whose partial sums lie in the workspace until a second kernel adds them.
+// split over blocks, whose partial sums lie in the workspace until a second kernel adds them. dbias reads dy once more.
 #pragma once
 
 #include "lightops/cuda.h"

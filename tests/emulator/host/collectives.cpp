@@ -8,7 +8,7 @@
 namespace lightops::cuda {
 namespace {
 
-enum Kind { kShuffle = 1, kLdmatrix, kMma };
+enum Kind { kShuffle = 1, kLdmatrix, kLdmatrixTransposed, kMma };
 
 float table_f16[65536];
 const bool table_ready = [] {
@@ -75,6 +75,17 @@ void execute_ldmatrix(void* const* lanes, int) {
       static_cast<MatrixLane*>(lanes[lane])->r[matrix] = rows[matrix * 8 + lane / 4][lane % 4];
 }
 
+// A lane's two elements of row lane / 4 of the transposed matrix: column lane / 4 of two rows.
+void execute_ldmatrix_transposed(void* const* lanes, int) {
+  std::uint16_t rows[32][8];
+  for (int lane = 0; lane < 32; ++lane) std::memcpy(rows[lane], static_cast<MatrixLane*>(lanes[lane])->row, 16);
+  for (int lane = 0; lane < 32; ++lane)
+    for (int matrix = 0; matrix < 4; ++matrix) {
+      const auto at = [&](int i) { return static_cast<std::uint32_t>(rows[matrix * 8 + lane % 4 * 2 + i][lane / 4]); };
+      static_cast<MatrixLane*>(lanes[lane])->r[matrix] = at(0) | at(1) << 16;
+    }
+}
+
 struct ShuffleLane {
   float value, result;
   int mask;
@@ -110,12 +121,15 @@ float warp_shuffle_xor(float value, int mask, emulator::Site site) {
   return arg.result;
 }
 
-void warp_ldmatrix_x4(std::uint32_t* r, const void* row, emulator::Site site) {
+void warp_ldmatrix_x4(std::uint32_t* r, const void* row, bool transposed, emulator::Site site) {
   static const unsigned char nothing[16] = {};
   emulator::count_shared(row, 16, false, site);
   MatrixLane arg{r, static_cast<const unsigned char*>(row)};
   if (!emulator::check_shared(row, 16, false, site)) arg.row = nothing;
-  emulator::warp_collective(kLdmatrix, execute_ldmatrix, &arg, site);
+  if (transposed)
+    emulator::warp_collective(kLdmatrixTransposed, execute_ldmatrix_transposed, &arg, site);
+  else
+    emulator::warp_collective(kLdmatrix, execute_ldmatrix, &arg, site);
 }
 
 void warp_mma(MmaKind kind, float* d, const std::uint32_t* a, const std::uint32_t* b, emulator::Site site) {

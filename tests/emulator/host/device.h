@@ -93,8 +93,9 @@ inline bool any_lane(bool condition, LIGHTOPS_SITE) {
   return any > 0.f;
 }
 
-void warp_ldmatrix_x4(std::uint32_t* r, const void* row, emulator::Site site);
-inline void ldmatrix_x4(std::uint32_t (&r)[4], const void* row, LIGHTOPS_SITE) { warp_ldmatrix_x4(r, row, LIGHTOPS_AT); }
+void warp_ldmatrix_x4(std::uint32_t* r, const void* row, bool transposed, emulator::Site site);
+inline void ldmatrix_x4(std::uint32_t (&r)[4], const void* row, LIGHTOPS_SITE) { warp_ldmatrix_x4(r, row, false, LIGHTOPS_AT); }
+inline void ldmatrix_x4_transposed(std::uint32_t (&r)[4], const void* row, LIGHTOPS_SITE) { warp_ldmatrix_x4(r, row, true, LIGHTOPS_AT); }
 enum MmaKind { kMmaF16, kMmaBf16, kMmaTf32 };
 void warp_mma(MmaKind kind, float* d, const std::uint32_t* a, const std::uint32_t* b, emulator::Site site);
 inline void mma_f16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t* b, LIGHTOPS_SITE) {

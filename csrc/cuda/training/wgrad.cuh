@@ -1,0 +1,466 @@
+// The weight gradient as a matrix product over pixels: A = dy transposed, B = the activated input shifted by a tap. Both lie in
+// shared memory as they do in memory, a pixel a row, and ldmatrix transposes them on the way to the tensor cores.
+//
+// A block walks over the pixel tiles of its split. dy and the halo of x under a tile are copied once, kStages - 1 tiles ahead, and
+// serve all taps, whose sums stay in registers from the first tile to the last. One barrier a tile:
+//   wait for the stage -> finish the thread's own chunks (batch norm, activation, the 2x2 average) -> barrier ->
+//   start the copies of tile + kStages - 1 (into the stage every warp has left) -> multiply.
+#pragma once
+
+#include <type_traits>
+
+#include "epilogues.cuh"
+#include "training/wgrad_args.h"
+
+namespace lightops::cuda {
+
+template <class Math_, WgradShape kShape>
+struct WgradBlock {
+  using Math = Math_;
+  using Store = typename Math::Store;
+  static constexpr int kBytes = static_cast<int>(sizeof(Store));
+  static constexpr int kM = wgrad_size(kShape, kBytes).m_tiles, kN = wgrad_size(kShape, kBytes).n_tiles;
+  static constexpr int kTaps = wgrad_size(kShape, kBytes).taps;
+  static constexpr int kWarpsM = wgrad_size(kShape, kBytes).warps_m, kWarpsN = wgrad_size(kShape, kBytes).warps_n;
+  static constexpr int kOut = wgrad_size(kShape, kBytes).out(), kIn = wgrad_size(kShape, kBytes).in();
+  static constexpr int kThreads = wgrad_size(kShape, kBytes).threads();
+  static constexpr int kPixels = wgrad_size(kShape, kBytes).pixels, kStages = wgrad_size(kShape, kBytes).stages;
+  static constexpr int kPadded = wgrad_padded(kIn, kBytes);
+  static constexpr bool kPooled = kShape == WgradShape::pooled;
+  // Blocks that should share a multiprocessor bound the registers; a halo is taken to be twice the tile.
+  static constexpr int kAlike = kShape == WgradShape::spatial || kShape == WgradShape::tall ? 2 : kPooled ? 4 : 1;
+  static constexpr bool kShares = 2 * kStages * kPixels * (kOut + kAlike * kIn) * kBytes <= kSharedBytes;
+  static constexpr int kBlocks = Math::kTensorCore && kThreads <= 256 && (kThreads < 256 || kShares) ? 512 / kThreads : 1;
+
+  static constexpr WgradSize size() { return wgrad_size(kShape, kBytes); }
+  static LIGHTOPS_DEVICE int warp() { return thread_index() / 32; }
+  static LIGHTOPS_DEVICE int warp_n() { return warp() % kWarpsN; }
+  static LIGHTOPS_DEVICE int warp_m() { return warp() / kWarpsN % kWarpsM; }
+  static LIGHTOPS_DEVICE int warp_t() { return warp() / (kWarpsN * kWarpsM); }
+};
+
+// Rows of channels in shared memory: panels of 128 bytes a row, or one of all bytes where a row has fewer. Chunks are swizzled so that
+// the rows of one fragment meet all banks: eight rows at a time for 16-bit types, four rows of eight words for 32-bit ones.
+template <class Block, int kChannels>
+struct Rows {
+  static constexpr int kBytes = kChannels * Block::kBytes;
+  static constexpr int kRow = kBytes < kRowBytes ? kBytes : kRowBytes;
+  static constexpr int kAll = kBytes / kChunkBytes, kChunks = kRow / kChunkBytes;  // of all panels, of a row of one
+  static_assert(kBytes % kRow == 0 && Block::kThreads % kAll == 0, "a thread copies one chunk of every row it copies");
+  static constexpr int kStep = Block::kThreads / kAll;  // rows copied at a time
+
+  static LIGHTOPS_DEVICE int turn(int row) {
+    if constexpr (Block::kBytes == 4)
+      return kRow == kRowBytes ? (row & 3) << 1 | (row >> 2 & 1) : 0;
+    else
+      return row / (kRowBytes / kRow) % kChunks;
+  }
+  static LIGHTOPS_DEVICE int offset(int row, int chunk, int rows) {
+    const int panel = kAll == kChunks ? 0 : chunk / kChunks * rows * kRow;
+    return panel + row * kRow + ((chunk % kChunks ^ turn(row)) << 4);
+  }
+  static LIGHTOPS_DEVICE int my_chunk() { return thread_index() % kAll; }
+  static LIGHTOPS_DEVICE int my_row() { return thread_index() / kAll; }
+};
+
+// The tables lie at fixed places at the start of shared memory, the one whose length only the launch knows last: their addresses cost
+// no registers.
+template <class Block>
+struct WgradTables {
+  using Math = typename Block::Math;
+  static constexpr int kPixelPlace = 2 * Block::kPadded, kPixelSlot = kPixelPlace + Block::kPixels, kTapShift = kPixelSlot + Block::kPixels,
+                       kTilePlace = kTapShift + kMaxTaps, kSlotPlace = kTilePlace + kWgradPlaces * 4;
+
+  static LIGHTOPS_DEVICE float* pairs() { return reinterpret_cast<float*>(shared_memory()); }
+  static LIGHTOPS_DEVICE int* entry(int table, int index) { return reinterpret_cast<int*>(shared_memory()) + table + index; }
+  // Places are y << 16 | x from the tile's first, -1: none.
+  static LIGHTOPS_DEVICE int slot_place(int slot) { return load_shared<int>(entry(kSlotPlace, slot)); }
+  static LIGHTOPS_DEVICE int pixel_place(int pixel) { return load_shared<int>(entry(kPixelPlace, pixel)); }
+  static LIGHTOPS_DEVICE int pixel_slot(int pixel) { return load_shared<int>(entry(kPixelSlot, pixel)); }
+  static LIGHTOPS_DEVICE int tap_shift(int tap) { return load_shared<int>(entry(kTapShift, tap)); }
+
+  // Image, tile row and tile column of the tiles whose stages are in use and of the next: thread 0 goes on one tile an iteration.
+  // Kept here, not in registers, which the sums need.
+  static LIGHTOPS_DEVICE Vec16 tile_place(int index) { return load_shared<Vec16>(entry(kTilePlace, index * 4)); }
+  static LIGHTOPS_DEVICE void next_tile(const Tile& t, int from, int to) {
+    if (thread_index() != 0) return;
+    Vec16 at = tile_place(from);
+    if (static_cast<int>(++at.w[2]) == t.tiles_x) {
+      at.w[2] = 0;
+      if (static_cast<int>(++at.w[1]) == t.tiles_y) at.w[1] = 0, ++at.w[0];
+    }
+    store_shared(entry(kTilePlace, to * 4), at);
+  }
+
+  static LIGHTOPS_DEVICE void fill(const WgradArgs& a, int in, int first_tile) {
+    const Tile& t = a.tile;
+    if (thread_index() < Block::kStages) {
+      const int tile = first_tile + thread_index(), row = tile / t.tiles_x, image = row / t.tiles_y;
+      store_shared(entry(kTilePlace, thread_index() * 4), Vec16{{static_cast<uint32_t>(image), static_cast<uint32_t>(row - image * t.tiles_y),
+                                                                 static_cast<uint32_t>(tile - row * t.tiles_x), 0u}});
+    }
+    const int stride = a.geometry.stride_w;
+    for (int i = thread_index(); i < t.slots; i += Block::kThreads) {
+      const int y = i / t.pitch, in_row = i - y * t.pitch, phase = in_row / t.sub_pitch, x = (in_row - phase * t.sub_pitch) * stride + phase;
+      store_shared(entry(kSlotPlace, i), phase < stride && x < t.halo_w ? y << 16 | x : -1);
+    }
+    for (int i = thread_index(); i < Block::kPixels; i += Block::kThreads) {
+      const int y = i / t.tile_w;
+      store_shared(entry(kPixelPlace, i), i < t.tile_h * t.tile_w ? y << 16 | (i - y * t.tile_w) : -1);
+      store_shared(entry(kPixelSlot, i), halo_slot(t, a.geometry, i));
+    }
+    for (int i = thread_index(); i < a.taps; i += Block::kThreads) store_shared(entry(kTapShift, i), tap_slot(t, a.geometry, i));
+    if (a.scale) stage_scale_shift<Math>(pairs(), a.scale + in, a.shift + in, a.x.channels - in, Block::kPadded, Block::kThreads);
+  }
+};
+
+// The copies of dy and of x under one tile, and what is done to them before they are multiplied.
+template <class Block>
+struct WgradLoader {
+  using Math = typename Block::Math;
+  static constexpr int kElements = kChunkElements<Math>;
+  using Out = Rows<Block, Block::kOut>;
+  using In = Rows<Block, Block::kIn>;
+  static constexpr int kOutBytes = Block::kPixels * Out::kBytes;  // dy's part of a stage
+
+  using Tables = WgradTables<Block>;
+
+  const WgradArgs& args;
+  int out, in;  // the thread's channels
+
+  LIGHTOPS_DEVICE WgradLoader(const WgradArgs& a, int first_out, int first_in)
+      : args(a), out(first_out + Out::my_chunk() * kElements), in(first_in + In::my_chunk() * kElements) {}
+
+  LIGHTOPS_DEVICE void copy(unsigned char* to, const View& v, int64_t offset, int channel, bool on) const {
+    if (v.vector) {
+      on = on && channel < v.channels;
+      cp_async16(to, element<Math>(v, on ? offset + channel : 0), on);
+      return;
+    }
+    // Channels that are not whole chunks, one by one: eight values at once would not fit the registers.
+#pragma unroll 1
+    for (int e = 0; e < kElements; ++e) {
+      const bool some = on && channel + e < v.channels;
+      store_shared(to + e * Block::kBytes, load_global(element<Math>(v, some ? offset + channel + e : 0), some));
+    }
+  }
+
+  // Row of the map of x and whether it is inside; place is a table's entry.
+  LIGHTOPS_DEVICE bool input(const Vec16& at, int place, int* y, int* x) const {
+    const Geometry& g = args.geometry;
+    *y = static_cast<int>(at.w[1]) * args.tile.tile_h * g.stride_h - g.pad_h + (place >> 16);
+    *x = static_cast<int>(at.w[2]) * args.tile.tile_w * g.stride_w - g.pad_w + (place & 0xffff);
+    if (Block::kPooled) return *y < args.dy.height && *x < args.dy.width;
+    return *y >= 0 && *y < args.x.height && *x >= 0 && *x < args.x.width;
+  }
+
+  LIGHTOPS_DEVICE void issue(int tile, unsigned char* stage) const {
+    const Vec16 at = Tables::tile_place(tile);
+    const int64_t image = at.w[0];
+#pragma unroll 1
+    for (int r = Out::my_row(); r < Block::kPixels; r += Out::kStep) {
+      const int place = Tables::pixel_place(r);
+      const int y = static_cast<int>(at.w[1]) * args.tile.tile_h + (place >> 16), x = static_cast<int>(at.w[2]) * args.tile.tile_w + (place & 0xffff);
+      const bool on = place >= 0 && y < args.dy.height && x < args.dy.width;
+      copy(stage + Out::offset(r, Out::my_chunk(), Block::kPixels), args.dy,
+           image * args.dy.image + (static_cast<int64_t>(y) * args.dy.width + x) * args.dy.pixel, out, on);
+    }
+    const int slots = args.tile.slots;
+    unsigned char* const rows = stage + kOutBytes;
+#pragma unroll 1
+    for (int r = In::my_row(); r < slots; r += In::kStep) {
+      const int place = Tables::slot_place(r);
+      if (place < 0) continue;
+      int y, x;
+      const bool on = input(at, place, &y, &x);
+      unsigned char* const to = rows + In::offset(r, In::my_chunk(), slots);
+      if constexpr (Block::kPooled) {
+#pragma unroll
+        for (int k = 0; k < 4; ++k)
+          copy(to + k * slots * In::kBytes, args.x, image * args.x.image + (2 * y + k / 2) * args.x_row + (2 * x + k % 2) * args.x.pixel,
+               in, on);
+      } else {
+        copy(to, args.x, image * args.x.image + y * args.x_row + x * args.x.pixel, in, on);
+      }
+    }
+  }
+
+  LIGHTOPS_DEVICE void finish(int tile, unsigned char* stage) const {
+    if (!Block::kPooled && !args.scale && args.pre_act == 0) return;
+    const Activation<Math> act(args.pre_act);
+    const Vec16 at = Tables::tile_place(tile);
+    const int slots = args.tile.slots;
+    unsigned char* const rows = stage + kOutBytes;
+#pragma unroll 1
+    for (int r = In::my_row(); r < slots; r += In::kStep) {
+      const int place = Tables::slot_place(r);
+      int y, x;
+      if (place < 0 || !input(at, place, &y, &x)) continue;
+      finish_chunk(rows + In::offset(r, In::my_chunk(), slots), act, slots * In::kBytes);
+    }
+  }
+
+  // Four channels at a time: the registers hold the sums of a whole gradient besides. The 2x2 pixels of an average are `next` apart.
+  LIGHTOPS_DEVICE void finish_chunk(unsigned char* mine, const Activation<Math>& act, int next) const {
+    using Part = std::conditional_t<Block::kBytes == 4, Vec16, Vec8>;
+    constexpr int kWords = static_cast<int>(sizeof(Part)) / 4;
+    constexpr int kInputs = Block::kPooled ? 4 : 1;
+    Vec16 raw[kInputs];
+#pragma unroll
+    for (int k = 0; k < kInputs; ++k) raw[k] = load_shared<Vec16>(mine + k * next);
+#pragma unroll
+    for (int first = 0; first < kElements; first += 4) {
+      const int word = first * Block::kBytes / 4;
+      Vec16 scale{}, shift{};
+      if (args.scale) {
+        const float* const pairs = Tables::pairs() + table_place<Math>(In::my_chunk() * kElements + first);
+        scale = load_shared<Vec16>(pairs);
+        shift = load_shared<Vec16>(pairs + Block::kPadded);
+      }
+      Part part;
+      float v[4], mean[4] = {};
+#pragma unroll
+      for (int k = 0; k < kInputs; ++k) {
+#pragma unroll
+        for (int w = 0; w < kWords; ++w) part.w[w] = raw[k].w[word + w];
+        unpack<Math>(part, v);
+        if (args.scale) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) v[e] = v[e] * bits_to_float(scale.w[e]) + bits_to_float(shift.w[e]);
+        }
+        if (!Block::kPooled) continue;
+        act.apply(v);
+#pragma unroll
+        for (int e = 0; e < 4; ++e) mean[e] += v[e] * 0.25f;
+      }
+      if constexpr (Block::kPooled)
+        pack<Math>(mean, part);
+      else
+        act.pack(v, part);
+#pragma unroll
+      for (int w = 0; w < kWords; ++w) raw[0].w[word + w] = part.w[w];
+    }
+    store_shared(mine, raw[0]);
+  }
+};
+
+// The sums of a warp: [tap][16 output channels][8 input channels] tiles, as D fragments of mma.m16n8 whatever the arithmetic.
+template <class Block>
+struct WgradWarp {
+  using Math = typename Block::Math;
+  using Out = Rows<Block, Block::kOut>;
+  using In = Rows<Block, Block::kIn>;
+  using Tables = WgradTables<Block>;
+  static constexpr int kM = Block::kM, kN = Block::kN, kTaps = Block::kTaps;
+
+  float sum[kTaps][kM][kN][4];
+
+  LIGHTOPS_DEVICE void clear() {
+#pragma unroll
+    for (int t = 0; t < kTaps; ++t)
+#pragma unroll
+      for (int m = 0; m < kM; ++m)
+#pragma unroll
+        for (int n = 0; n < kN; ++n)
+#pragma unroll
+          for (int i = 0; i < 4; ++i) sum[t][m][n][i] = 0.f;
+  }
+
+  // Adds pixels [pixel, pixel + 32) of the stage for the warp's first `taps` taps.
+  LIGHTOPS_DEVICE void multiply(const unsigned char* dy, const unsigned char* x, int slots, int first_tap, int taps, int pixel) {
+    if constexpr (!Math::kTensorCore)
+      multiply_scalars(dy, x, slots, first_tap, taps, pixel);
+    else if constexpr (Block::kBytes == 2)
+      multiply_halves(dy, x, slots, first_tap, taps, pixel);
+    else
+      multiply_words(dy, x, slots, first_tap, taps, pixel);
+  }
+
+  // Sixteen pixels of sixteen output channels.
+  static LIGHTOPS_DEVICE void load_dy(uint32_t (&a)[4], const unsigned char* dy, int pixel, int m) {
+    const int lane = thread_index() % 32;
+    ldmatrix_x4_transposed(a, dy + Out::offset(pixel + lane / 16 * 8 + lane % 8, (Block::warp_m() * kM + m) * 2 + lane / 8 % 2, Block::kPixels));
+  }
+
+  // Two k16 steps: the four matrices of one ldmatrix are 32 pixels of eight input channels. With several taps the fragments of dy stay
+  // in registers and those of x pass by, with one tap the other way round.
+  LIGHTOPS_DEVICE void multiply_halves(const unsigned char* dy, const unsigned char* x, int slots, int first_tap, int taps, int pixel) {
+    const int slot = Tables::pixel_slot(pixel + thread_index() % 32);
+    if constexpr (kTaps > 1) {
+      uint32_t a[2][kM][4];
+#pragma unroll
+      for (int k = 0; k < 2; ++k)
+#pragma unroll
+        for (int m = 0; m < kM; ++m) load_dy(a[k][m], dy, pixel + k * 16, m);
+#pragma unroll
+      for (int t = 0; t < kTaps; ++t) {
+        if (t >= taps) break;
+        const int row = slot + Tables::tap_shift(first_tap + t);
+#pragma unroll
+        for (int n = 0; n < kN; ++n) {
+          uint32_t b[4];
+          ldmatrix_x4_transposed(b, x + In::offset(row, Block::warp_n() * kN + n, slots));
+#pragma unroll
+          for (int k = 0; k < 2; ++k)
+#pragma unroll
+            for (int m = 0; m < kM; ++m) Math::mma(sum[t][m][n], a[k][m], &b[k * 2]);
+        }
+      }
+    } else {
+      uint32_t b[kN][4];
+#pragma unroll
+      for (int n = 0; n < kN; ++n) ldmatrix_x4_transposed(b[n], x + In::offset(slot, Block::warp_n() * kN + n, slots));
+#pragma unroll
+      for (int k = 0; k < 2; ++k)
+#pragma unroll
+        for (int m = 0; m < kM; ++m) {
+          uint32_t a[4];
+          load_dy(a, dy, pixel + k * 16, m);
+#pragma unroll
+          for (int n = 0; n < kN; ++n) Math::mma(sum[0][m][n], a, &b[n][k * 2]);
+        }
+    }
+  }
+
+  static LIGHTOPS_DEVICE const unsigned char* word(const unsigned char* rows, int offset, int channel) { return rows + offset + channel % 4 * 4; }
+
+  // ldmatrix transposes 16-bit elements only: words come one by one.
+  LIGHTOPS_DEVICE void multiply_words(const unsigned char* dy, const unsigned char* x, int slots, int first_tap, int taps,
+                                      int pixel) {
+    const int lane = thread_index() % 32, k = lane % 4;
+#pragma unroll 1
+    for (int step = 0; step < 4; ++step, pixel += 8) {
+      uint32_t a[kM][4];
+#pragma unroll
+      for (int m = 0; m < kM; ++m)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int o = (Block::warp_m() * kM + m) * 16 + i % 2 * 8 + lane / 4;
+          a[m][i] = load_shared<uint32_t>(word(dy, Out::offset(pixel + k + i / 2 * 4, o / 4, Block::kPixels), o));
+        }
+      const int slot[2] = {Tables::pixel_slot(pixel + k), Tables::pixel_slot(pixel + k + 4)};
+#pragma unroll
+      for (int t = 0; t < kTaps; ++t) {
+        if (kTaps > 1 && t >= taps) break;
+        const int shift = kTaps == 1 ? 0 : Tables::tap_shift(first_tap + t);
+#pragma unroll
+        for (int n = 0; n < kN; ++n) {
+          const int c = (Block::warp_n() * kN + n) * 8 + lane / 4;
+          uint32_t b[2];
+#pragma unroll
+          for (int i = 0; i < 2; ++i) b[i] = load_shared<uint32_t>(word(x, In::offset(slot[i] + shift, c / 4, slots), c));
+#pragma unroll
+          for (int m = 0; m < kM; ++m) Math::mma(sum[t][m][n], a[m], b);
+        }
+      }
+    }
+  }
+
+  LIGHTOPS_DEVICE void multiply_scalars(const unsigned char* dy, const unsigned char* x, int slots, int first_tap, int taps,
+                                        int pixel) {
+    const int lane = thread_index() % 32;
+#pragma unroll 1
+    for (int k = 0; k < 32; ++k, ++pixel) {
+      float a[kM][2];
+#pragma unroll
+      for (int m = 0; m < kM; ++m)
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const int o = (Block::warp_m() * kM + m) * 16 + i * 8 + lane / 4;
+          a[m][i] = load_shared<float>(word(dy, Out::offset(pixel, o / 4, Block::kPixels), o));
+        }
+      const int slot = Tables::pixel_slot(pixel);
+#pragma unroll
+      for (int t = 0; t < kTaps; ++t) {
+        if (kTaps > 1 && t >= taps) break;
+        const int shift = kTaps == 1 ? 0 : Tables::tap_shift(first_tap + t);
+#pragma unroll
+        for (int n = 0; n < kN; ++n) {
+          const int c = (Block::warp_n() * kN + n) * 8 + lane % 4 * 2;
+          const Vec8 b = load_shared<Vec8>(word(x, In::offset(slot + shift, c / 4, slots), c));
+#pragma unroll
+          for (int m = 0; m < kM; ++m)
+#pragma unroll
+            for (int i = 0; i < 4; ++i) sum[t][m][n][i] += a[m][i / 2] * bits_to_float(b.w[i % 2]);
+        }
+      }
+    }
+  }
+
+  // [tap][out][in] of the block's split.
+  LIGHTOPS_DEVICE void store(const WgradArgs& a, float* partial, int first_tap, int taps, int first_out, int first_in) const {
+    const int lane = thread_index() % 32, outs = a.dy.channels, ins = a.x.channels;
+    const bool even = ins % 2 == 0;
+#pragma unroll
+    for (int t = 0; t < kTaps; ++t) {
+      if (t >= taps) break;
+#pragma unroll
+      for (int m = 0; m < kM; ++m)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int o = first_out + (Block::warp_m() * kM + m) * 16 + half * 8 + lane / 4;
+          float* const row = partial + (static_cast<int64_t>(first_tap + t) * outs + (o < outs ? o : 0)) * ins;
+#pragma unroll
+          for (int n = 0; n < kN; ++n) {
+            const int i = first_in + (Block::warp_n() * kN + n) * 8 + lane % 4 * 2;
+            const float first = sum[t][m][n][half * 2], second = sum[t][m][n][half * 2 + 1];
+            const bool on = o < outs && i < ins;
+            if (even) {
+              store_global(reinterpret_cast<FloatPair*>(row + (on ? i : 0)), FloatPair{first, second}, on);
+            } else {
+              store_global(row + (on ? i : 0), first, on);
+              store_global(row + (on ? i + 1 : 0), second, on && i + 1 < ins);
+            }
+          }
+        }
+    }
+  }
+};
+
+template <class Block>
+LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(Block::kThreads, Block::kBlocks) wgrad_kernel(LIGHTOPS_PARAMS(WgradArgs) a) {
+  unsigned char* const shared = shared_memory() + wgrad_tables_bytes(Block::size(), a.tile.slots, Block::kBytes);
+  const int in_tile = block_x() % a.in_tiles, rest = block_x() / a.in_tiles, out_tile = rest % a.out_tiles, group = rest / a.out_tiles;
+  const int first_out = out_tile * Block::kOut, first_in = in_tile * Block::kIn;
+  const int first_tap = group * a.taps_a_block + Block::warp_t() * a.taps_a_warp;
+  const int group_end = (group + 1) * a.taps_a_block < a.taps ? (group + 1) * a.taps_a_block : a.taps;
+  const int taps = group_end - first_tap < a.taps_a_warp ? group_end - first_tap : a.taps_a_warp;  // none or less: nothing to do
+
+  const int first = block_y() * a.tiles_a_split, last = first + a.tiles_a_split < a.tiles ? first + a.tiles_a_split : a.tiles;
+  constexpr int kPlaces = Block::kStages + 1;
+  WgradTables<Block>::fill(a, first_in, first);
+  sync_threads();
+  const WgradLoader<Block> loader(a, first_out, first_in);
+  const int slots = a.tile.slots, stage_bytes = WgradLoader<Block>::kOutBytes + (Block::kPooled ? 4 : 1) * slots * Block::kIn * Block::kBytes;
+
+#pragma unroll 1
+  for (int s = 0; s < Block::kStages - 1; ++s) {
+    if (first + s < last) loader.issue(s, shared + s * stage_bytes);
+    cp_async_commit();  // also when empty: the wait below counts groups
+  }
+
+  WgradWarp<Block> warp;
+  warp.clear();
+  int stage = 0, place = 0;  // of the tile
+#pragma unroll 1
+  for (int tile = first; tile < last; ++tile) {
+    unsigned char* const dy = shared + stage * stage_bytes;
+    cp_async_wait<Block::kStages - 2>();
+    loader.finish(place, dy);
+    sync_threads();
+    const int last_place = place == 0 ? kPlaces - 1 : place - 1;  // tile + kStages, modulo kPlaces
+    const int ahead = last_place == 0 ? kPlaces - 1 : last_place - 1;
+    WgradTables<Block>::next_tile(a.tile, ahead, last_place);
+    if (tile + Block::kStages - 1 < last) loader.issue(ahead, shared + (stage == 0 ? Block::kStages - 1 : stage - 1) * stage_bytes);
+    cp_async_commit();
+#pragma unroll 1
+    for (int pixel = 0; pixel < a.tile.tile_h * a.tile.tile_w; pixel += 32)
+      warp.multiply(dy, dy + WgradLoader<Block>::kOutBytes, slots, first_tap, taps, pixel);
+    stage = stage + 1 == Block::kStages ? 0 : stage + 1;
+    place = place + 1 == kPlaces ? 0 : place + 1;
+  }
+  const int64_t weights = static_cast<int64_t>(a.taps) * a.dy.channels * a.x.channels;
+  warp.store(a, a.partial + block_y() * weights, first_tap, taps, first_out, first_in);
+}
+
+}  // namespace lightops::cuda
