@@ -1,5 +1,6 @@
 // The training ops of the harness: fields in the order of the cases in tests/emulator/training_cases.
 #include <string>
+#include <vector>
 
 #include "reader.h"
 #include "training/norm.h"
@@ -13,6 +14,19 @@ struct NormGradientParams : NormGradient {
 int64_t norm_gradient_workspace(const NormGradientParams& p, const Device& device) { return norm_backward_workspace(p, device); }
 Result norm_gradient(const NormGradientParams& p, const Device& device, StreamHandle stream) {
   return run_norm_backward(p, p.workspace, device, stream);
+}
+
+// The block without its x, which only the forward pass reads; `layers` holds what p.layer then points to.
+void read_sizes(Reader& r, DenseBlockTrainParams& p) {
+  p.x = r.tensor(), p.buffer = r.tensor();
+  p.in_channels = r.number(), p.growth = r.number(), p.bottleneck = r.number(), p.layers = r.number(), p.x_known = r.number() != 0;
+  p.middle = r.pointer(), p.mean = r.pointer(), p.variance = r.pointer(), p.middle_mean = r.pointer(), p.middle_variance = r.pointer();
+}
+std::vector<DenseTrainLayer> read_layers(Reader& r, int64_t count) {
+  std::vector<DenseTrainLayer> layers(count);
+  for (DenseTrainLayer& l : layers)
+    l.norm1 = r.norm(), l.norm2 = r.norm(), l.weight1 = r.weight(), l.weight2 = r.weight(), l.mask = r.tensor();
+  return layers;
 }
 
 }  // namespace
@@ -80,6 +94,44 @@ Result run_training(const std::string& op, DType type, Reader r, const Device& d
     const Nhwc gradient = r.tensor(), x = r.tensor(), out = r.tensor();
     const auto *mean = static_cast<float*>(r.pointer()), *slope = static_cast<float*>(r.pointer());
     return run_finish_gradient(gradient, gradient_type, x, type, out, out_type, mean, slope, static_cast<float*>(r.pointer()), nullptr);
+  }
+  if (op == "dense_block_train") {
+    DenseBlockTrainParams p;
+    p.type = type;
+    read_sizes(r, p);
+    const std::vector<DenseTrainLayer> layers = read_layers(r, p.layers);
+    p.layer = layers.data();
+    return run(p, device, dense_block_train_cuda_workspace, dense_block_train_cuda);
+  }
+  if (op == "dense_block_train_backward") {
+    DenseBlockTrainBackwardParams p;
+    p.type = p.block.type = type;
+    read_sizes(r, p.block);
+    const std::vector<DenseTrainLayer> layers = read_layers(r, p.block.layers);
+    p.block.layer = layers.data();
+    p.dbuffer = r.tensor(), p.dx = r.tensor(), p.gradient = r.pointer(), p.dmiddle = r.pointer();
+    std::vector<DenseTrainGradient> gradients(p.block.layers);
+    for (DenseTrainGradient& g : gradients)
+      for (void** place : {&g.gamma1, &g.beta1, &g.weight1, &g.gamma2, &g.beta2, &g.weight2}) *place = r.pointer();
+    p.gradients = gradients.data();
+    return run(p, device, dense_block_train_backward_cuda_workspace, dense_block_train_backward_cuda);
+  }
+  if (op == "fire_train") {
+    FireTrainParams p;
+    p.type = type;
+    p.x = r.tensor(), p.out = r.tensor(), p.squeeze = r.number(), p.expand1 = r.number();
+    p.ws = r.weight(), p.w1 = r.weight(), p.w3 = r.weight();
+    p.bs = r.pointer(), p.b1 = r.pointer(), p.b3 = r.pointer();
+    return run(p, device, fire_train_cuda_workspace, fire_train_cuda);
+  }
+  if (op == "fire_train_backward") {
+    FireTrainBackwardParams p;
+    p.type = type;
+    p.dout = r.tensor(), p.x = r.tensor(), p.out = r.tensor(), p.squeeze_channels = r.number(), p.expand1 = r.number();
+    p.ws = r.weight(), p.w1 = r.weight(), p.w3 = r.weight(), p.bs = r.pointer();
+    p.squeeze = r.pointer(), p.dsqueeze = r.pointer(), p.dx = r.tensor();
+    for (void** place : {&p.dws, &p.dbs, &p.dw1, &p.db1, &p.dw3, &p.db3}) *place = r.pointer();
+    return run(p, device, fire_train_backward_cuda_workspace, fire_train_backward_cuda);
   }
   return {"no such op in the harness", 0};
 }

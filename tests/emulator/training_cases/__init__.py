@@ -1,5 +1,5 @@
 """Random cases of the training ops, a file for those that share kernels; each is `case(seed) -> TrainingCase`."""
 
-from training_cases import norm
+from training_cases import dense, norm, squeeze
 
-CASES = {case.__name__: case for file in (norm,) for case in file.CASES}
+CASES = {case.__name__: case for file in (norm, dense, squeeze) for case in file.CASES}

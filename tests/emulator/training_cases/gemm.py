@@ -92,7 +92,9 @@ def wgrad(seed: int) -> TrainingCase:
     dy = d.values(*out)
     gradient = torch.nn.grad.conv2d_weight
     want, size = gradient(u, shape, dy, **geometry), gradient(u_size, shape, dy.abs(), **geometry)
-    text = f"x{tuple(x.shape)} o{o} k{kernel} {geometry} pool{pool} {act} scale{scale is not None} {d.dtype} tf32{d.tf32}"
+    text = (
+        f"x{tuple(x.shape)} o{o} k{kernel} {geometry} pool{pool} {act} scale{scale is not None} {d.dtype} tf32{d.tf32}"
+    )
     case = TrainingCase("wgrad", d, text)
     (xv, xw), (gv, gw) = place(d, x), place(d, dy)
     vectors = [None if v is None else v.float() for v in (scale, shift)]
