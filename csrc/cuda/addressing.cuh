@@ -134,12 +134,12 @@ struct Tables {
   }
 };
 
-// Copies scale and shift into shared memory, padded with zeros to whole rows. The caller's next barrier publishes them.
+// Copies scale and shift (null: 1 and 0) into shared memory, padded with zeros to whole rows. The caller's next barrier publishes them.
 template <class Math>
 LIGHTOPS_DEVICE void stage_scale_shift(float* pairs, const float* scale, const float* shift, int channels, int padded, int threads) {
   for (int c = thread_index(); c < padded; c += threads) {
-    store_shared(pairs + table_place<Math>(c), load_global(scale + c, c < channels));
-    store_shared(pairs + padded + table_place<Math>(c), load_global(shift + c, c < channels));
+    store_shared(pairs + table_place<Math>(c), scale ? load_global(scale + c, c < channels) : 1.f);
+    store_shared(pairs + padded + table_place<Math>(c), scale ? load_global(shift + c, c < channels) : 0.f);
   }
 }
 

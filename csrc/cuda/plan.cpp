@@ -52,11 +52,15 @@ void plan_tiles(ConvPlan& plan, const ConvProblem& p, const Device& device, int 
   int groups = 1;
   a.tap_group = 1;
   if (plan.load == Load::spatial) {
-    if (a.geometry.kernel_w * size.n * kRowBytes <= kGroupBytes) a.tap_group = a.geometry.kernel_w;
-    groups = ceil_div(taps, a.tap_group);
-    const int fixed = pipeline_bytes(size, 0, groups, a.tap_group), a_slot = pipeline_bytes(size, 1, groups, a.tap_group) - fixed;
-    const TileLimits limits{size.m, std::min(size.max_slots(), (device.shared_limit - tables - extra - fixed) / a_slot), true};
-    if (!choose_tile(limits, a.geometry, a.out.height, a.out.width, &a.tile)) {
+    const bool whole_row = a.geometry.kernel_w * size.n * kRowBytes <= kGroupBytes;
+    const auto choose = [&](int tap_group) {
+      a.tap_group = tap_group;
+      groups = static_cast<int>(ceil_div(taps, tap_group));
+      const int fixed = pipeline_bytes(size, 0, groups, tap_group), a_slot = pipeline_bytes(size, 1, groups, tap_group) - fixed;
+      const TileLimits limits{size.m, std::min(size.max_slots(), (device.shared_limit - tables - extra - fixed) / a_slot), true};
+      return choose_tile(limits, a.geometry, a.out.height, a.out.width, &a.tile);
+    };
+    if (!(whole_row && choose(a.geometry.kernel_w)) && !choose(1)) {
       plan.refusal = "the halo of one output pixel does not fit shared memory";
       return;
     }
@@ -182,7 +186,7 @@ ConvPlan plan_conv(const ConvProblem& p, const Device& device) {
   }
   // Behind the stages: scale and shift of every channel, or the gather table.
   const int padded = a.chunks * (kRowBytes / p.element_bytes);
-  const int extra = plan.load == Load::gathered ? padded * 4 : p.scale ? padded * 8 : 0;
+  const int extra = plan.load == Load::gathered ? padded * 4 : p.scale || p.average_pool ? padded * 8 : 0;
 
   // The first shape that fits shared memory and fills the chip, else the last that fits.
   const bool half = p.element_bytes == 2;

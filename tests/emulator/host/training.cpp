@@ -4,6 +4,8 @@
 
 #include "reader.h"
 #include "training/norm.h"
+#include "training/pack.h"
+#include "training/wgrad.h"
 
 namespace emulator {
 namespace {
@@ -28,6 +30,12 @@ std::vector<DenseTrainLayer> read_layers(Reader& r, int64_t count) {
     l.norm1 = r.norm(), l.norm2 = r.norm(), l.weight1 = r.weight(), l.weight2 = r.weight(), l.mask = r.tensor();
   return layers;
 }
+
+struct WgradParams : WgradProblem {
+  void* workspace = nullptr;
+};
+int64_t wgrad_params_workspace(const WgradParams& p, const Device& device) { return wgrad_workspace(p, device); }
+Result wgrad_params(const WgradParams& p, const Device& device, StreamHandle stream) { return run_wgrad(p, p.workspace, device, stream); }
 
 }  // namespace
 
@@ -77,6 +85,38 @@ Result run_training(const std::string& op, DType type, Reader r, const Device& d
     p.dy = r.tensor(), p.x = r.tensor(), p.dx = r.tensor();
     p.norm = r.norm(), p.act = r.act(), p.window = r.window(), p.dgamma = r.pointer(), p.dbeta = r.pointer();
     return run(p, device, bn_act_max_pool2d_backward_cuda_workspace, bn_act_max_pool2d_backward_cuda);
+  }
+  if (op == "bn_act_conv2d") {
+    BnActConv2dParams p;
+    p.type = type;
+    p.x = r.tensor(), p.y = r.tensor(), p.norm = r.norm(), p.act = r.act();
+    p.weight = r.pointer(), p.bias = r.pointer(), p.window = r.window();
+    p.groups = r.number(), p.pool = r.number() != 0, p.mean = r.pointer(), p.var = r.pointer();
+    return run(p, device, bn_act_conv2d_cuda_workspace, bn_act_conv2d_cuda);
+  }
+  if (op == "bn_act_conv2d_backward") {
+    BnActConv2dBackwardParams p;
+    p.type = type;
+    p.dy = r.tensor(), p.x = r.tensor(), p.norm = r.norm(), p.act = r.act();
+    p.weight = r.pointer(), p.window = r.window(), p.groups = r.number(), p.pool = r.number() != 0;
+    p.dx = r.tensor(), p.dgamma = r.pointer(), p.dbeta = r.pointer(), p.dweight = r.pointer(), p.dbias = r.pointer();
+    return run(p, device, bn_act_conv2d_backward_cuda_workspace, bn_act_conv2d_backward_cuda);
+  }
+  if (op == "pack_weight") {
+    PackProblem p;
+    p.type = type;
+    p.weight = r.weight(), p.out = r.number(), p.in = r.number(), p.kernel[0] = r.number(), p.kernel[1] = r.number();
+    p.packing = static_cast<Packing>(r.number());
+    return run_pack(p, r.pointer(), nullptr);
+  }
+  if (op == "wgrad") {
+    WgradParams p;
+    p.type = type;
+    p.x = r.tensor(), p.dy = r.tensor();
+    p.scale = static_cast<float*>(r.pointer()), p.shift = static_cast<float*>(r.pointer());
+    p.pre_act = r.act(), p.average_pool = r.number() != 0, p.window = r.window();
+    p.dweight = r.weight(), p.dbias = r.pointer();
+    return run(p, device, wgrad_params_workspace, wgrad_params);
   }
   if (op == "norm_gradient") {
     NormGradientParams p;

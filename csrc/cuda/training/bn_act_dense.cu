@@ -1,0 +1,165 @@
+// Dense convolutions of training, composed of the shared kernels: the implicit GEMM with batch norm and activation in its loader, the
+// weight gradient with the same, the input gradient and the backward pass of the norm.
+#include "training/bn_act_dense.h"
+
+#include <algorithm>
+
+#include "conv_launch.h"
+#include "training/channel_pass.h"
+#include "training/channel_sum.h"
+#include "training/input_gradient.h"
+#include "training/norm.h"
+#include "training/pack.h"
+#include "training/wgrad.h"
+
+namespace lightops::cuda {
+namespace {
+
+// Fewer channels than this and a window: the reduction runs over (tap, channel), so that no lanes are wasted on padding.
+constexpr int64_t kGatheredBelow = 16;
+
+template <class Params>
+TrainWeight weight_of(const Params& p) {
+  return dense_weight(const_cast<void*>(p.weight), p.x.c, p.window);
+}
+
+// Pieces of the workspace, from its start: known without the device's data, so that the size and the call agree.
+struct Forward {
+  PackProblem pack;
+  ConvProblem conv;
+  void* packed;
+  float *scale = nullptr, *shift = nullptr, *bias = nullptr;
+  void* rest;  // of the convolution, then of the statistics
+  int64_t workspace;
+};
+
+Forward plan_forward(const BnActConv2dParams& p, const Device& device) {
+  Forward f;
+  ConvProblem& c = f.conv;
+  c.x = p.x;
+  c.out = p.y;
+  c.element_bytes = element_bytes(p.type);
+  c.window = p.window;
+  c.average_pool = p.pool;
+  const bool window = p.window.kernel[0] * p.window.kernel[1] > 1, plain = p.norm.mean == nullptr && p.act == Act::none;
+  c.gathered = plain && window && !p.pool && p.x.c < kGatheredBelow;
+  if (c.gathered && plan_conv(c, device).refusal) c.gathered = false;
+  f.pack.weight = weight_of(p);
+  f.pack.out = p.y.c;
+  f.pack.in = p.x.c;
+  f.pack.kernel[0] = p.window.kernel[0], f.pack.kernel[1] = p.window.kernel[1];
+  f.pack.type = p.type;
+  f.pack.packing = c.gathered ? Packing::gathered : Packing::forward;
+  Pieces pieces(p.workspace);
+  c.weight = f.packed = pieces.take<unsigned char>(packed_bytes(f.pack));
+  if (p.norm.mean) {
+    c.scale = f.scale = pieces.take<float>(p.x.c);
+    c.shift = f.shift = pieces.take<float>(p.x.c);
+  }
+  c.pre_act = p.act;
+  if (p.bias) c.bias = f.bias = pieces.take<float>(p.y.c);
+  f.rest = pieces.take<unsigned char>(std::max(conv_workspace(c, device), p.mean ? stats_workspace(p.y, device) : 0));
+  f.workspace = pieces.used;
+  return f;
+}
+
+struct Backward {
+  WgradProblem wgrad;
+  InputGradient input;
+  NormGradient norm;
+  Nhwc pooled;  // gradient of the averaged input; null data: none
+  float *scale = nullptr, *shift = nullptr;
+  bool wants_input;
+  void* rest;
+  int64_t workspace;
+};
+
+Nhwc dense_map(void* data, int64_t n, int64_t h, int64_t w, int64_t c, int64_t pixel) { return {data, n, h, w, c, pixel, h * w * pixel}; }
+
+Backward plan_backward(const BnActConv2dBackwardParams& p, const Device& device) {
+  Backward b;
+  const int bytes = element_bytes(p.type);
+  b.wants_input = p.dx.data || (p.norm.mean && (p.dgamma || p.dbeta));
+  Pieces pieces(p.workspace);
+  if (p.norm.mean && p.dweight) {
+    b.scale = pieces.take<float>(p.x.c);
+    b.shift = pieces.take<float>(p.x.c);
+  }
+  int64_t rest = 0;
+  if (p.dweight) {
+    WgradProblem& w = b.wgrad;
+    w.x = p.x;
+    w.dy = p.dy;
+    w.type = p.type;
+    w.scale = b.scale;
+    w.shift = b.shift;
+    w.pre_act = p.act;
+    w.average_pool = p.pool;
+    w.window = p.window;
+    w.dweight = dense_weight(p.dweight, p.x.c, p.window);
+    w.dbias = p.dbias;
+    rest = std::max(rest, wgrad_workspace(w, device));
+  } else if (p.dbias) {
+    rest = std::max(rest, channel_sum_workspace(p.dy, p.type));
+  }
+  if (b.wants_input) {
+    // du lies where dx will; pixels of what nobody else sees are whole 16-byte chunks apart.
+    const int64_t pixel = packed_row(p.x.c, bytes);
+    Nhwc du = p.dx;
+    if (!du.data) du = dense_map(pieces.take<unsigned char>(p.x.n * p.x.h * p.x.w * pixel * bytes), p.x.n, p.x.h, p.x.w, p.x.c, pixel);
+    if (p.pool) b.pooled = dense_map(pieces.take<unsigned char>(p.dy.n * p.dy.h * p.dy.w * pixel * bytes), p.dy.n, p.dy.h, p.dy.w, p.x.c, pixel);
+    b.input.dy = p.dy;
+    b.input.dx = p.pool ? b.pooled : du;
+    b.input.type = p.type;
+    b.input.weight = weight_of(p);
+    b.input.window = p.window;
+    b.norm = norm_gradient(du, p.x, p.dx, p.type, p.norm, p.act, static_cast<float*>(p.dgamma), static_cast<float*>(p.dbeta));
+    rest = std::max({rest, input_gradient_workspace(b.input, device), norm_backward_workspace(b.norm, device)});
+  }
+  b.rest = pieces.take<unsigned char>(rest);
+  b.workspace = pieces.used;
+  return b;
+}
+
+Result gradient_of_input(const BnActConv2dBackwardParams& p, const Backward& b, const Device& device, StreamHandle stream) {
+  Result result = run_input_gradient(b.input, b.rest, device, stream);
+  if (result.ok() && p.pool) result = run_spread({b.pooled, b.norm.du, p.type, {2, 2}, true, 0.25f}, stream);
+  if (!result.ok() || (!p.norm.mean && p.act == Act::none)) return result;
+  return run_norm_backward(b.norm, b.rest, device, stream);
+}
+
+}  // namespace
+
+int64_t bn_act_dense_cuda_workspace(const BnActConv2dParams& p, const Device& device) {
+  return element_bytes(p.type) ? plan_forward(p, device).workspace : 0;
+}
+
+Result bn_act_dense_cuda(const BnActConv2dParams& p, const Device& device, StreamHandle stream) {
+  if (element_bytes(p.type) == 0) return {"the CUDA kernels take float16, bfloat16 and float32", 0};
+  const Forward f = plan_forward(p, device);
+  if (const char* refusal = plan_conv(f.conv, device).refusal) return {refusal, 0};
+  Result result = run_pack(f.pack, f.packed, stream);
+  if (result.ok() && f.scale) result = run_affine(p.norm, p.x.c, f.scale, f.shift, stream);
+  if (result.ok() && f.bias) result = run_widen(p.bias, p.type, p.y.c, f.bias, stream);
+  if (result.ok()) result = run_conv(f.conv, p.type, device, f.rest, stream);
+  if (!result.ok() || !p.mean) return result;
+  return run_stats(p.y, p.type, static_cast<float*>(p.mean), static_cast<float*>(p.var), f.rest, device, stream);
+}
+
+int64_t bn_act_dense_backward_cuda_workspace(const BnActConv2dBackwardParams& p, const Device& device) {
+  return element_bytes(p.type) ? plan_backward(p, device).workspace : 0;
+}
+
+Result bn_act_dense_backward_cuda(const BnActConv2dBackwardParams& p, const Device& device, StreamHandle stream) {
+  if (element_bytes(p.type) == 0) return {"the CUDA kernels take float16, bfloat16 and float32", 0};
+  const Backward b = plan_backward(p, device);
+  Result result;
+  if (b.scale) result = run_affine(p.norm, p.x.c, b.scale, b.shift, stream);
+  if (result.ok() && p.dweight)
+    result = run_wgrad(b.wgrad, b.rest, device, stream);
+  else if (result.ok() && p.dbias)
+    result = run_channel_sum(p.dy, p.type, p.dbias, b.rest, stream);
+  return result.ok() && b.wants_input ? gradient_of_input(p, b, device, stream) : result;
+}
+
+}  // namespace lightops::cuda
