@@ -53,9 +53,18 @@ Nhwc Call::image(const char* name, const Tensor& t) const {
 }
 
 Nhwc Call::image(const char* name, const Tensor& t, std::initializer_list<int64_t> size) const {
+  check_like_x(name, t, size);
+  return image(name, t);
+}
+void Call::check_like_x(const char* name, const Tensor& t, std::initializer_list<int64_t> size) const {
+  check_device(name, t);
   binding::check_size(op, name, t, size);
   STD_TORCH_CHECK(t.scalar_type() == x_.scalar_type(), "lightops::", op, ": '", name, "' and 'x' differ in type");
-  return image(name, t);
+}
+const void* Call::dense(const char* name, const Tensor& t, std::initializer_list<int64_t> size) const {
+  check_like_x(name, t, size);
+  STD_TORCH_CHECK(t.is_contiguous(), "lightops::", op, ": '", name, "' must be contiguous");
+  return t.data_ptr();
 }
 
 const void* Call::weight(const char* name, const Tensor& t, int64_t taps, int64_t out, int64_t in) const {
@@ -79,6 +88,10 @@ const void* Call::vector(const char* name, const Tensor& t, int64_t elements) co
 }
 const void* Call::vector(const char* name, const OptionalTensor& t, int64_t elements) const {
   return t.has_value() ? vector(name, *t, elements) : nullptr;
+}
+
+Tensor Call::new_tensor(std::initializer_list<int64_t> size, ScalarType type) const {
+  return torch::stable::empty({size.begin(), size.size()}, type, std::nullopt, x_.device());
 }
 
 Tensor Call::new_image(int64_t n, int64_t c, int64_t h, int64_t w) const {
