@@ -57,6 +57,8 @@ struct ConvArgs {
   int steps;                     // of the reduction, in kStepBytes: the last chunk multiplies no more than it has
   int tap_group;                 // taps whose weights share a stage
   float* partial;                // [splits][pixels][out channels] when the reduction is split, else null
+  // Statistics of the output, of every tile of pixels: [tile][2][out channels], mean and squared deviations; how many pixels. Or null.
+  float *moments, *counts;
   // Gathered input only: element strides of a planar or pixel-major x, and of the lines of its copy in shared memory. x.vector then
   // says that every line of the input is whole aligned 16-byte chunks.
   int64_t gather_row, gather_column, gather_channel;

@@ -33,4 +33,11 @@ int64_t conv_workspace(const ConvProblem& problem, const Device& device) {
   return prefer_stationary(plan_stationary(problem, device), device) ? 0 : plan_conv(problem, device).workspace;
 }
 
+int conv_parts(const ConvProblem& problem, const Device& device) {
+  if (prefer_stationary(plan_stationary(problem, device), device)) return 0;
+  const ConvPlan plan = plan_conv(problem, device);
+  if (plan.refusal || plan.splits > 1 || plan.pooled_output || problem.residual.data) return 0;
+  return static_cast<int>(plan.blocks / plan.args.column_tiles);
+}
+
 }  // namespace lightops::cuda

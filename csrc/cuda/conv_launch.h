@@ -27,5 +27,7 @@ Result launch_conv(ConvPlan plan, Arithmetic arithmetic, void* workspace, Stream
 // Shared by every op: refuses a type no kernel has, plans, launches.
 Result run_conv(const ConvProblem& problem, DType type, const Device& device, void* workspace, StreamHandle stream);
 int64_t conv_workspace(const ConvProblem& problem, const Device& device);
+// How many tiles of pixels the kernel takes statistics of where moments are asked for; 0: the kernel that serves takes none.
+int conv_parts(const ConvProblem& problem, const Device& device);
 
 }  // namespace lightops::cuda

@@ -38,10 +38,10 @@ LIGHTOPS_DEVICE void stage_tile(unsigned char* staged, const Warp& warp, int war
     stage_tile_as<Math, kColumns, false>(staged, warp, warp_row, warp_column, bias, act);
 }
 
-// Staged tile to the output slice, residual added.
-template <class Math, int kRows, int kColumns, int kThreads>
+// Staged tile to the output slice, residual added. stored(chunk) is called for each chunk of a pixel that is there.
+template <class Math, int kRows, int kColumns, int kThreads, class Stored>
 LIGHTOPS_DEVICE void store_tile(const unsigned char* staged, const View& out, const View& residual, const int* pixels, int image,
-                                int column) {
+                                int column, const Stored& stored) {
   constexpr int kElements = kChunkElements<Math>, kChunks = kColumns / kElements;
   static_assert(kRows * kChunks % kThreads == 0, "every thread stores the same number of chunks");
   const int n = thread_index() % kChunks * kElements, first = thread_index() / kChunks;
@@ -54,7 +54,9 @@ LIGHTOPS_DEVICE void store_tile(const unsigned char* staged, const View& out, co
     for (int r = 0; r < kRows; r += kStep) {
       const int pixel = load_shared<int>(pixels + first + r);
       const bool on = some && pixel >= 0;
-      store_global16(to + (on ? pixel * out.pixel : 0), load_shared<Vec16>(from + r * kStagedPitch<Math, kColumns>), on);
+      const Vec16 raw = load_shared<Vec16>(from + r * kStagedPitch<Math, kColumns>);
+      store_global16(to + (on ? pixel * out.pixel : 0), raw, on);
+      if (on) stored(raw);
     }
     return;
   }
@@ -72,7 +74,13 @@ LIGHTOPS_DEVICE void store_tile(const unsigned char* staged, const View& out, co
       raw = pack<Math>(v);
     }
     store_chunk<Math>(out, pixel_offset(out, image, on ? pixel : 0), column + n, raw, on);
+    if (on) stored(raw);
   }
+}
+template <class Math, int kRows, int kColumns, int kThreads>
+LIGHTOPS_DEVICE void store_tile(const unsigned char* staged, const View& out, const View& residual, const int* pixels, int image,
+                                int column) {
+  store_tile<Math, kRows, kColumns, kThreads>(staged, out, residual, pixels, image, column, [](const Vec16&) {});
 }
 
 // Stem: max over pool windows of the staged convolution tile. Windows may hang over the convolution's edge: what lies outside does

@@ -13,6 +13,7 @@
 
 #include "epilogues.cuh"
 #include "loaders.cuh"
+#include "moments.cuh"
 #include "warp_math.cuh"
 
 namespace lightops::cuda {
@@ -186,10 +187,19 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(Block::kThreads, Block::kBlocks) implicit
   }
   stage_tile<Math, Block::kN>(shared, sums, Block::warp_row(), Block::warp_column(), tables.bias, Activation<Math>(a.act));
   sync_threads();
-  if constexpr (kPooledOutput)
+  if constexpr (kPooledOutput) {
     store_pooled_tile<Math, Block::kN, Block::kThreads>(shared, a, place, pool_y, pool_x, column);
-  else
+  } else if (a.moments) {
+    using Moments = TileMoments<Math, Block::kN, Block::kThreads>;
+    static_assert(Moments::kBytes <= Block::kM * kStagedPitch<Math, Block::kN>, "the sums take the staged tile's place");
+    Moments moments(shared);
+    store_tile<Math, Block::kM, Block::kN, Block::kThreads>(shared, a.out, a.residual, tables.pixel, place.image, column,
+                                                            [&](const Vec16& raw) { moments.add(raw); });
+    const int height = a.out.height - place.y, width = a.out.width - place.x;
+    moments.finish(shared, a, tile, (height < a.tile.tile_h ? height : a.tile.tile_h) * (width < a.tile.tile_w ? width : a.tile.tile_w), column);
+  } else {
     store_tile<Math, Block::kM, Block::kN, Block::kThreads>(shared, a.out, a.residual, tables.pixel, place.image, column);
+  }
 }
 
 // Adds the splits of a reduction in order (so the result does not depend on timing), then bias, activation, residual.

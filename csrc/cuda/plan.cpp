@@ -150,6 +150,8 @@ ConvPlan plan_conv(const ConvProblem& p, const Device& device) {
   a.weight = static_cast<const unsigned char*>(p.weight);
   a.bias = static_cast<const float*>(p.bias);
   a.act = static_cast<int>(p.act);
+  a.moments = p.moments;
+  a.counts = p.counts;
   a.images = static_cast<int>(p.x.n);
   const Geometry& g = a.geometry;
   const int taps = g.kernel_h * g.kernel_w;

@@ -49,6 +49,8 @@ struct ConvProblem {
   bool planar = false;        // x is NCHW (gathered only)
   bool pooled = false;        // stem: max-pool behind the convolution
   Window pool;
+  // Training: where the kernel leaves statistics of the output (ConvArgs::moments), of as many tiles as conv_parts says.
+  float *moments = nullptr, *counts = nullptr;
 };
 
 ConvPlan plan_conv(const ConvProblem& problem, const Device& device);

@@ -4,9 +4,9 @@
 
 #include <algorithm>
 
-#include "conv_launch.h"
 #include "training/channel_pass.h"
 #include "training/channel_sum.h"
+#include "training/conv_stats.h"
 #include "training/input_gradient.h"
 #include "training/norm.h"
 #include "training/pack.h"
@@ -58,7 +58,7 @@ Forward plan_forward(const BnActConv2dParams& p, const Device& device) {
   }
   c.pre_act = p.act;
   if (p.bias) c.bias = f.bias = pieces.take<float>(p.y.c);
-  f.rest = pieces.take<unsigned char>(std::max(conv_workspace(c, device), p.mean ? stats_workspace(p.y, device) : 0));
+  f.rest = pieces.take<unsigned char>(p.mean ? conv_stats_workspace(c, p.type, device) : conv_workspace(c, device));
   f.workspace = pieces.used;
   return f;
 }
@@ -141,9 +141,9 @@ Result bn_act_dense_cuda(const BnActConv2dParams& p, const Device& device, Strea
   Result result = run_pack(f.pack, f.packed, stream);
   if (result.ok() && f.scale) result = run_affine(p.norm, p.x.c, f.scale, f.shift, stream);
   if (result.ok() && f.bias) result = run_widen(p.bias, p.type, p.y.c, f.bias, stream);
-  if (result.ok()) result = run_conv(f.conv, p.type, device, f.rest, stream);
-  if (!result.ok() || !p.mean) return result;
-  return run_stats(p.y, p.type, static_cast<float*>(p.mean), static_cast<float*>(p.var), f.rest, device, stream);
+  if (!result.ok()) return result;
+  if (!p.mean) return run_conv(f.conv, p.type, device, f.rest, stream);
+  return run_conv_stats(f.conv, p.type, static_cast<float*>(p.mean), static_cast<float*>(p.var), f.rest, device, stream);
 }
 
 int64_t bn_act_dense_backward_cuda_workspace(const BnActConv2dBackwardParams& p, const Device& device) {

@@ -1,5 +1,6 @@
 // A dense block forward in training: layer after layer on one buffer, each convolution normalising what it reads. Statistics of a
 // channel are taken once, when it is written.
+#include "training/conv_stats.h"
 #include "training/dense_layers.h"
 #include "training/elementwise.h"
 #include "training/norm.h"
@@ -26,10 +27,10 @@ struct Forward {
     for (int64_t i = 0; i < p.layers; ++i) {
       const DenseStep s = dense_step(p, i);
       weights = std::max(weights, packed_bytes(weight2(s)));
-      most = std::max({most, conv_workspace(second(s), device), stats_workspace(s.slice, device)});
+      most = std::max({most, conv_stats_workspace(second(s), p.type, device), stats_workspace(s.slice, device)});
       if (!p.bottleneck) continue;
       weights = std::max(weights, packed_bytes(weight1(s)));
-      most = std::max({most, conv_workspace(first(s), device), stats_workspace(s.middle, device)});
+      most = std::max(most, conv_stats_workspace(first(s), p.type, device));
     }
     packed = pieces.take<unsigned char>(weights);
     scratch = pieces.take<unsigned char>(most);
@@ -60,15 +61,17 @@ struct Forward {
     if (p.bottleneck) {
       all.then([&] { return run_pack(weight1(s), packed, stream); })
           .then([&] { return run_affine(s.layer->norm1, s.first, scale, shift, stream); })
-          .then([&] { return run_conv(first(s), p.type, device, scratch, stream); })
-          .then([&] { return run_stats(s.middle, p.type, s.middle_mean, s.middle_variance, scratch, device, stream); });
+          .then([&] { return run_conv_stats(first(s), p.type, s.middle_mean, s.middle_variance, scratch, device, stream); });
       last = &s.layer->norm2;
     }
     all.then([&] { return run_pack(weight2(s), packed, stream); })
-        .then([&] { return run_affine(*last, s.depth, scale, shift, stream); })
-        .then([&] { return run_conv(second(s), p.type, device, scratch, stream); });
-    if (s.layer->mask.data) all.then([&] { return run_multiply(s.slice, s.layer->mask, s.slice, p.type, stream); });
-    return all.then([&] { return run_stats(s.slice, p.type, mean, variance, scratch, device, stream); }).result;
+        .then([&] { return run_affine(*last, s.depth, scale, shift, stream); });
+    if (!s.layer->mask.data) return all.then([&] { return run_conv_stats(second(s), p.type, mean, variance, scratch, device, stream); }).result;
+    // Dropout: the statistics are those of what it leaves.
+    return all.then([&] { return run_conv(second(s), p.type, device, scratch, stream); })
+        .then([&] { return run_multiply(s.slice, s.layer->mask, s.slice, p.type, stream); })
+        .then([&] { return run_stats(s.slice, p.type, mean, variance, scratch, device, stream); })
+        .result;
   }
 };
 

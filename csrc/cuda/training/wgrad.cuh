@@ -282,11 +282,12 @@ struct WgradWarp {
     ldmatrix_x4_transposed(a, dy + Out::offset(pixel + lane / 16 * 8 + lane % 8, (Block::warp_m() * kM + m) * 2 + lane / 8 % 2, Block::kPixels));
   }
 
-  // Two k16 steps: the four matrices of one ldmatrix are 32 pixels of eight input channels. With several taps the fragments of dy stay
-  // in registers and those of x pass by, with one tap the other way round.
+  // Two k16 steps. With several taps the fragments of dy stay in registers and those of x pass by: the four matrices of one ldmatrix are
+  // 32 pixels of eight input channels. With one tap it is the other way round, 16 pixels of sixteen channels at a time.
   LIGHTOPS_DEVICE void multiply_halves(const unsigned char* dy, const unsigned char* x, int slots, int first_tap, int taps, int pixel) {
-    const int slot = Tables::pixel_slot(pixel + thread_index() % 32);
+    const int lane = thread_index() % 32;
     if constexpr (kTaps > 1) {
+      const int slot = Tables::pixel_slot(pixel + lane);
       uint32_t a[2][kM][4];
 #pragma unroll
       for (int k = 0; k < 2; ++k)
@@ -307,18 +308,21 @@ struct WgradWarp {
         }
       }
     } else {
-      uint32_t b[kN][4];
+      static_assert(kN % 2 == 0, "input channels are loaded two tiles at a time");
 #pragma unroll
-      for (int n = 0; n < kN; ++n) ldmatrix_x4_transposed(b[n], x + In::offset(slot, Block::warp_n() * kN + n, slots));
+      for (int k = 0; k < 2; ++k) {
+        const int slot = Tables::pixel_slot(pixel + k * 16 + lane % 16);
+        uint32_t b[kN / 2][4];
 #pragma unroll
-      for (int k = 0; k < 2; ++k)
+        for (int n = 0; n < kN / 2; ++n) ldmatrix_x4_transposed(b[n], x + In::offset(slot, Block::warp_n() * kN + n * 2 + lane / 16, slots));
 #pragma unroll
         for (int m = 0; m < kM; ++m) {
           uint32_t a[4];
           load_dy(a, dy, pixel + k * 16, m);
 #pragma unroll
-          for (int n = 0; n < kN; ++n) Math::mma(sum[0][m][n], a, &b[n][k * 2]);
+          for (int n = 0; n < kN; ++n) Math::mma(sum[0][m][n], a, &b[n / 2][n % 2 * 2]);
         }
+      }
     }
   }
 
