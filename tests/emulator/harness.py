@@ -103,10 +103,11 @@ def build_bindings() -> Path:
     include = Path(torch.__file__).parent / "include"
     flags = ["-DTORCH_TARGET_VERSION=0x020a000000000000ULL", "-fvisibility=hidden", "-isystem", str(include)]
     folder = ROOT / "csrc/torch/cuda"
-    bindings = [*sorted(folder.glob("*.cpp")), *sorted((folder / "training").glob("*.cpp")), HERE / "bindings.cpp"]
+    schemas = [HERE / "bindings.cpp", ROOT / "csrc/torch/training/schemas.cpp"]
+    bindings = [*sorted(folder.glob("*.cpp")), *sorted((folder / "training").glob("*.cpp")), *schemas]
     library = Path(torch.__file__).parent / "lib"
     link = ["-Wl,-Bsymbolic", f"-L{library}", "-ltorch_cpu", "-lc10"]
-    extra = {str(folder): flags, str(HERE / "bindings.cpp"): flags}
+    extra = {str(path): flags for path in (folder, *schemas)}
     return build([*host_sources(), *kernel_sources(), *bindings], "liblightops_bindings.so", link=link, extra=extra)
 
 

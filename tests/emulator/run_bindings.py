@@ -1,4 +1,4 @@
-"""What test_bindings.py runs: `run_bindings.py LIBRARY ops|errors|public`."""
+"""What test_bindings.py runs: `run_bindings.py LIBRARY ops|training|errors|public`."""
 
 import ctypes
 import json
@@ -12,6 +12,8 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).resolve().parents
 
 from cases import CASES, dense_block_truth  # noqa: E402
 from drawing import compare  # noqa: E402
+from training_cases import CASES as TRAINING_CASES  # noqa: E402
+from training_cases.case import check  # noqa: E402
 
 SEEDS = 25
 library = None
@@ -37,6 +39,28 @@ def ops() -> None:
                 rest.pop({"transition": 4, "stem": 2}[op])
                 getattr(torch.ops.lightops, f"{op}_out")(x, *rest, case.out)
                 assert torch.equal(case.out.nan_to_num(), out.nan_to_num()), f"{what}: _out differs"
+
+
+def training() -> None:
+    """The same for the training ops; what an op was not asked for comes back empty."""
+    for name, draw in TRAINING_CASES.items():
+        for seed in range(SEEDS):
+            case = draw(seed)
+            if not case.schema:  # a piece that no operator is
+                continue
+            what = f"{name} seed {seed} {case.text}"
+            case.draw.tf32 = False
+            result = getattr(torch.ops.lightops, case.op)(*case.schema)
+            assert faults() == [], what
+            made = [t for t in (result if isinstance(result, tuple) else (result,)) if t.numel()]
+            assert len(made) == len(case.outputs), f"{what}: {len(made)} outputs, {len(case.outputs)} wanted"
+            for output, got in zip(case.outputs, made, strict=True):
+                assert got.dtype is output.view.dtype, f"{what} {output.name}: {got.dtype}"
+                output.view.copy_(got)
+            for output in case.outputs:
+                output.settle()
+            for output in case.outputs:
+                check(case, output, what)
 
 
 def raises(message: str, call, *args) -> None:
@@ -109,5 +133,5 @@ if __name__ == "__main__":
     torch.ops.load_library(path)
     library = ctypes.CDLL(path)
     library.bindings_faults.restype = ctypes.c_char_p
-    {"ops": ops, "errors": errors, "public": public}[part]()
+    {"ops": ops, "training": training, "errors": errors, "public": public}[part]()
     print("passed")

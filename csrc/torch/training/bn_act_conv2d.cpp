@@ -1,47 +1,13 @@
 #include "lightops/training/bn_act_conv2d.h"
 
 #include "common.h"
+#include "convolution.h"
 
 namespace lightops {
 namespace binding {
 namespace {
 
 using Bools = std::vector<bool>;
-
-// What forward and backward check alike, and the size of y.
-struct Geometry {
-  Window window;
-  int64_t h, w;
-  int64_t work;  // multiply-adds
-};
-
-Geometry check_convolution(const char* op, const Nhwc& x, const Tensor& weight, const Ints& stride, const Ints& padding,
-                           const Ints& dilation, int64_t groups, bool pool) {
-  STD_TORCH_CHECK(weight.dim() == 4 && weight.numel() > 0, "lightops::", op, ": 'weight' has shape ", shape_of(weight),
-                  "; want [K, C / groups, kh, kw]");
-  STD_TORCH_CHECK(groups == 1 || (groups == x.c && weight.size(0) == x.c), "lightops::", op, ": 'groups' is ", groups,
-                  " with ", x.c, " input and ", weight.size(0), " output channels; want 1, or C for C channels in and out");
-  STD_TORCH_CHECK(weight.size(1) * groups == x.c, "lightops::", op, ": 'weight' of shape ", shape_of(weight), " with groups ",
-                  groups, " expects ", weight.size(1) * groups, " channels, got ", x.c);
-  Geometry g;
-  g.window = window_of(op, {weight.size(2), weight.size(3)}, stride, padding, dilation);
-  Nhwc u = x;
-  if (pool) {
-    const Window& w = g.window;
-    STD_TORCH_CHECK(groups == 1 && w.kernel[0] == 1 && w.kernel[1] == 1 && w.stride[0] == 1 && w.stride[1] == 1 &&
-                        w.padding[0] == 0 && w.padding[1] == 0,
-                    "lightops::", op, ": 'pool' needs a 1x1 convolution of groups 1, stride 1 and padding 0");
-    u.h /= 2;
-    u.w /= 2;
-  }
-  check_fits(op, g.window, u);
-  g.h = g.window.out(0, u.h);
-  g.w = g.window.out(1, u.w);
-  g.work = x.n * g.h * g.w * weight.numel();
-  return g;
-}
-
-}  // namespace
 
 std::tuple<Tensor, Tensor, Tensor> bn_act_conv2d(Tensor x, OptionalTensor mean, OptionalTensor var, OptionalTensor gamma,
                                                  OptionalTensor beta, double eps, int64_t act, Tensor weight,
@@ -52,7 +18,7 @@ std::tuple<Tensor, Tensor, Tensor> bn_act_conv2d(Tensor x, OptionalTensor mean, 
   p.x = image_of(op, "x", x);
   p.type = dtype_of(op, "x", x);
   check_type(op, "weight", weight, x);
-  const Geometry g = check_convolution(op, p.x, weight, stride, padding, dilation, groups, pool);
+  const ConvolutionSize g = check_convolution(op, p.x, weight, stride, padding, dilation, groups, pool);
   const int64_t outputs = weight.size(0);
   p.norm = norm_of(op, p.type, p.x.c, mean, var, gamma, beta, eps, true);
   p.act = act_of(op, "act", act);
@@ -93,7 +59,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> bn_act_conv2d_backward(
   p.type = dtype_of(op, "x", x);
   check_type(op, "dy", dy, x);
   check_type(op, "weight", weight, x);
-  const Geometry g = check_convolution(op, p.x, weight, stride, padding, dilation, groups, pool);
+  const ConvolutionSize g = check_convolution(op, p.x, weight, stride, padding, dilation, groups, pool);
   const int64_t outputs = weight.size(0);
   check_size(op, "dy", dy, {p.x.n, outputs, g.h, g.w});
   p.dy = image_of(op, "dy", dy);
@@ -130,16 +96,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> bn_act_conv2d_backward(
   return {dx, dgamma, dbeta, dweight, dbias};
 }
 
-STABLE_TORCH_LIBRARY_FRAGMENT(lightops, m) {
-  m.def(
-      "bn_act_conv2d(Tensor x, Tensor? mean, Tensor? var, Tensor? gamma, Tensor? beta, float eps, int act, Tensor weight, "
-      "Tensor? bias, int[2] stride, int[2] padding, int[2] dilation, int groups, bool pool, bool stats) -> (Tensor y, "
-      "Tensor mean_y, Tensor var_y)");
-  m.def(
-      "bn_act_conv2d_backward(Tensor dy, Tensor x, Tensor? mean, Tensor? var, Tensor? gamma, Tensor? beta, float eps, int act, "
-      "Tensor weight, int[2] stride, int[2] padding, int[2] dilation, int groups, bool pool, bool batch, bool[] needs) -> "
-      "(Tensor dx, Tensor dgamma, Tensor dbeta, Tensor dweight, Tensor dbias)");
-}
+}  // namespace
+
 STABLE_TORCH_LIBRARY_IMPL(lightops, CPU, m) {
   m.impl("bn_act_conv2d", TORCH_BOX(&bn_act_conv2d));
   m.impl("bn_act_conv2d_backward", TORCH_BOX(&bn_act_conv2d_backward));

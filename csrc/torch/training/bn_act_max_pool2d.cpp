@@ -42,18 +42,6 @@ std::tuple<Tensor, Tensor, Tensor> bn_act_max_pool2d_backward(Tensor dy, Tensor 
   return norm_gradients(op, x, 3, p, bn_act_max_pool2d_backward_workspace, bn_act_max_pool2d_backward_cpu);
 }
 
-STABLE_TORCH_LIBRARY_FRAGMENT(lightops, m) {
-  m.def(
-      "bn_act_max_pool2d(Tensor x, Tensor? mean, Tensor? var, Tensor? gamma, Tensor? beta, float eps, int act, int[2] "
-      "kernel, "
-      "int[2] stride, int[2] padding, bool ceil_mode) -> Tensor");
-  m.def(
-      "bn_act_max_pool2d_backward(Tensor dy, Tensor x, Tensor? mean, Tensor? var, Tensor? gamma, Tensor? beta, float "
-      "eps, int "
-      "act, int[2] kernel, int[2] stride, int[2] padding, bool ceil_mode, bool batch) -> (Tensor dx, Tensor dgamma, "
-      "Tensor "
-      "dbeta)");
-}
 STABLE_TORCH_LIBRARY_IMPL(lightops, CPU, m) {
   m.impl("bn_act_max_pool2d", TORCH_BOX(&bn_act_max_pool2d));
   m.impl("bn_act_max_pool2d_backward", TORCH_BOX(&bn_act_max_pool2d_backward));

@@ -40,13 +40,6 @@ std::tuple<Tensor, Tensor, Tensor> bn_act_mean_backward(Tensor dy, Tensor x, Opt
   return norm_gradients(op, x, 2, p, bn_act_mean_backward_workspace, bn_act_mean_backward_cpu);
 }
 
-STABLE_TORCH_LIBRARY_FRAGMENT(lightops, m) {
-  m.def(
-      "bn_act_mean(Tensor x, Tensor? mean, Tensor? var, Tensor? gamma, Tensor? beta, float eps, int act) -> Tensor");
-  m.def(
-      "bn_act_mean_backward(Tensor dy, Tensor x, Tensor? mean, Tensor? var, Tensor? gamma, Tensor? beta, float eps, int act, "
-      "bool batch) -> (Tensor dx, Tensor dgamma, Tensor dbeta)");
-}
 STABLE_TORCH_LIBRARY_IMPL(lightops, CPU, m) {
   m.impl("bn_act_mean", TORCH_BOX(&bn_act_mean));
   m.impl("bn_act_mean_backward", TORCH_BOX(&bn_act_mean_backward));

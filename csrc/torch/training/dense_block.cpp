@@ -131,11 +131,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dense_block_train(
   return {buffer, middle, mean, var, middle_mean, middle_var};
 }
 
-STABLE_TORCH_LIBRARY_FRAGMENT(lightops, m) {
-  m.def(
-      "dense_block_train(Tensor x, Tensor? mean_x, Tensor? var_x, Tensor?[] params, float[] eps, Tensor?[] frozen, "
-      "Tensor?[] masks, int growth, int bottleneck, int algo) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
-}
 STABLE_TORCH_LIBRARY_IMPL(lightops, CPU, m) { m.impl("dense_block_train", TORCH_BOX(&dense_block_train)); }
 
 }  // namespace binding

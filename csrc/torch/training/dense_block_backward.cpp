@@ -114,12 +114,6 @@ std::tuple<Tensor, std::vector<Tensor>> dense_block_train_backward(
   return {dx, grads};
 }
 
-STABLE_TORCH_LIBRARY_FRAGMENT(lightops, m) {
-  m.def(
-      "dense_block_train_backward(Tensor dbuffer, Tensor buffer, Tensor middle, Tensor mean, Tensor var, Tensor middle_mean, "
-      "Tensor middle_var, Tensor?[] params, float[] eps, Tensor?[] frozen, Tensor?[] masks, int growth, int bottleneck, "
-      "int algo, bool[] needs) -> (Tensor dx, Tensor[] dparams)");
-}
 STABLE_TORCH_LIBRARY_IMPL(lightops, CPU, m) { m.impl("dense_block_train_backward", TORCH_BOX(&dense_block_train_backward)); }
 
 }  // namespace binding

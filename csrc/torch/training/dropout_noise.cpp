@@ -21,9 +21,6 @@ void dropout_noise_(Tensor noise, Tensor state, double keep, double value) {
   dropout_noise_cpu(p);
 }
 
-STABLE_TORCH_LIBRARY_FRAGMENT(lightops, m) {
-  m.def("dropout_noise_(Tensor(a!) noise, Tensor(b!) state, float keep, float value) -> ()");
-}
 STABLE_TORCH_LIBRARY_IMPL(lightops, CPU, m) { m.impl("dropout_noise_", TORCH_BOX(&dropout_noise_)); }
 
 }  // namespace binding

@@ -128,13 +128,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> fire_train_ba
   return {dx, grads[0], grads[1], grads[2], grads[3], grads[4], grads[5]};
 }
 
-STABLE_TORCH_LIBRARY_FRAGMENT(lightops, m) {
-  m.def(
-      "fire_train(Tensor x, Tensor ws, Tensor? bs, Tensor w1, Tensor? b1, Tensor w3, Tensor? b3, int algo) -> Tensor");
-  m.def(
-      "fire_train_backward(Tensor dout, Tensor x, Tensor out, Tensor ws, Tensor? bs, Tensor w1, Tensor w3, int algo, "
-      "bool[] needs) -> (Tensor dx, Tensor dws, Tensor dbs, Tensor dw1, Tensor db1, Tensor dw3, Tensor db3)");
-}
 STABLE_TORCH_LIBRARY_IMPL(lightops, CPU, m) {
   m.impl("fire_train", TORCH_BOX(&fire_train));
   m.impl("fire_train_backward", TORCH_BOX(&fire_train_backward));

@@ -20,6 +20,10 @@ class Output:
     size: Tensor | Callable[[], Tensor]  # magnitude that the error is bound by, in float32 roundoff
     exact: bool = True  # where the case is
 
+    def settle(self) -> None:
+        """The kernels have run."""
+        self.want, self.size = (v() if callable(v) else v for v in (self.want, self.size))
+
 
 @dataclass
 class TrainingCase:
@@ -108,7 +112,7 @@ def run(emulator, case: TrainingCase, gpu, seed: int, refusals: tuple[str, ...] 
         assert all(torch.isnan(o.view).all() for o in case.outputs), f"{what}: refused, and yet wrote"
         return False
     for output in case.outputs:
-        output.want, output.size = (v() if callable(v) else v for v in (output.want, output.size))
+        output.settle()
     for output in case.outputs:
         check(case, output, what)
     return True
