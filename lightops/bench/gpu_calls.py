@@ -60,13 +60,15 @@ def calls_of(model: nn.Module, x: Tensor) -> list[Call]:
     """Swaps `model` and runs it on the one image x, which is on the CPU; the calls of our operators in order.
 
     The modules call the same operators on either device, but for the classifier behind pooled features, which a GPU
-    leaves to stock: it counts as the product that it is.
+    leaves to stock: it counts as the product that it is. Raises RuntimeError where nothing runs fused.
     """
     swap_(model)
     with torch.no_grad():
         model(x)  # the first call learns the program that later ones run
         with _Recorder() as recorder:
             model(x)
+    if not recorder.calls:
+        raise RuntimeError("no block runs fused on this CPU (`lightops info` says why)")
     return recorder.calls
 
 

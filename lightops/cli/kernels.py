@@ -60,7 +60,10 @@ def _predict(batches: tuple[int, ...], path: Path | None, as_json: bool) -> None
     except ValueError as error:
         raise click.UsageError(f"--record: {error}") from error
     ceilings = model.Ceilings()
-    predictions = model.predict(model.NETWORKS, batches, record, ceilings)
+    try:
+        predictions = model.predict(model.NETWORKS, batches, record, ceilings)
+    except RuntimeError as error:
+        raise click.ClickException(f"--predict runs the networks on the CPU to see their calls: {error}") from error
     if as_json:
         click.echo(json.dumps(model.as_json(predictions, record, ceilings), indent=1))
         return

@@ -192,9 +192,7 @@ class FusedModule(nn.Module):
         stock = self._stock._replicate_for_data_parallel()
         replica.__dict__.update(self.__dict__)
         replica.__dict__.update({name: stock.__dict__[name] for name in _SHARED if name in stock.__dict__})
-        replica.__dict__.update(
-            _stock=stock, _runners=[Runner(r.piece, r.winograd) for r in self._runners], _warned=set()
-        )
+        replica.__dict__.update(_stock=stock, _runners=[runner.fresh() for runner in self._runners], _warned=set())
         return replica
 
     def __prepare_scriptable__(self) -> nn.Module:

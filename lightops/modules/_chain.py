@@ -80,7 +80,7 @@ class Chain(FusedModule):
 
     @property
     def backend(self) -> str | None:
-        return next((runner.backend for runner in self._runners if runner.backend), None)
+        return "+".join(dict.fromkeys(runner.backend for runner in self._runners if runner.backend)) or None
 
     def _paths(self) -> list[str]:
         """The children that make up the forward, in order."""

@@ -1,8 +1,8 @@
 """A fused piece of a network at work: read the stock children, check that nothing changed, pack once, run."""
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from lightops.modules._reader import Decline, Reader
 from lightops.modules._room import make_room
 from lightops.modules._train_reader import TrainReader
 from lightops.ops import OPS
+from lightops.ops._dispatch import GPU
 
 # Read once: tracing must not follow the file system.
 _CPU_REASON = _ext.cpu_reason()
@@ -80,7 +81,8 @@ class Piece:
     def pack(self, params: Any, dtype: torch.dtype, winograd: int) -> Any:
         raise NotImplementedError
 
-    def run(self, x: Tensor, packed: Any) -> Tensor:
+    def run(self, x: Tensor, packed: Any, backend: str) -> Tensor:
+        """`backend` is any but the reference, which `packed` was made for."""
         raise NotImplementedError
 
     drops: ClassVar[bool] = False  # whether `train` applies the dropout of its neutral children
@@ -103,22 +105,35 @@ class State(NamedTuple):
     packed: Any
 
 
+class Choice(NamedTuple):
+    """A backend that was found to be the fastest, taken wherever it serves; `note` holds the times."""
+
+    backend: str
+    note: str = ""
+
+
 class Runner:
     """One piece with its packed weights. `reason` says why the last call ran stock code, None when it ran fused."""
 
-    __slots__ = ("piece", "reason", "state", "winograd")
+    __slots__ = ("_before", "choice", "piece", "reason", "state", "winograd")
 
-    def __init__(self, piece: Piece, winograd: int = 2):
+    def __init__(self, piece: Piece, winograd: int = 2, choice: Choice | None = None):
         self.piece = piece
         self.winograd = winograd
+        self.choice = choice
         self.state: State | None = None
         self.reason: str | None = None
+        self._before: State | None = None
 
-    def __getstate__(self) -> tuple[Piece, int]:
-        return self.piece, self.winograd
+    def __getstate__(self) -> tuple[Piece, int, Choice | None]:
+        return self.piece, self.winograd, self.choice
 
-    def __setstate__(self, state: tuple[Piece, int]) -> None:
+    def __setstate__(self, state: tuple[Piece, int, Choice | None]) -> None:
         self.__init__(*state)
+
+    def fresh(self) -> Self:
+        """Another runner of the same piece, with nothing packed."""
+        return type(self)(self.piece, self.winograd, self.choice)
 
     @property
     def backend(self) -> str | None:
@@ -132,7 +147,13 @@ class Runner:
 
     def forget(self) -> None:
         """Drop everything derived from the parameters."""
-        self.state = self.reason = None
+        self.state = self.reason = self._before = None
+
+    def choose(self, choice: Choice | None) -> None:
+        """From the next call on take the backend of `choice`. What is packed stays where both read it alike."""
+        self.choice = choice
+        if self.state is not None:
+            self._before, self.state = self.state, None
 
     def ready(self, block: nn.Module, x: Any) -> State | None:
         """What to run x with; packs where something changed. None, with the reason kept, where x needs stock code."""
@@ -167,20 +188,21 @@ class Runner:
             x = x.to(state.dtype)
         if state.backend == "reference":
             return self.piece.reference(x, state.params)
-        return self.piece.run(x, state.packed)
+        return self.piece.run(x, state.packed, state.backend)
 
     def run_into_room(self, x: Tensor, state: State, channels: int) -> Tensor:
         """`run`, into the prefix of a dense block's buffer of `channels` channels."""
         if x.dtype is not state.dtype:
             x = x.to(state.dtype)
         prefix = make_room(x, self.piece.out_shape(x, state.packed), channels)
-        return self.piece.run_into(x, state.packed, prefix)
+        return self.piece.run_into(x, state.packed, prefix, state.backend)
 
     def run_channels_last(self, x: Tensor, state: State) -> Tensor:
         """`run`, with a channels_last result whatever the layout of x."""
         if state.backend == "reference" or not hasattr(self.piece, "run_channels_last"):
             return self.run(x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x, state)
-        return self.piece.run_channels_last(x if x.dtype is state.dtype else x.to(state.dtype), state.packed)
+        x = x if x.dtype is state.dtype else x.to(state.dtype)
+        return self.piece.run_channels_last(x, state.packed, state.backend)
 
     def trace(self, block: nn.Module, x: Tensor) -> Tensor:
         """The fused computation with reading and packing in the graph, for torch.compile and torch.export."""
@@ -191,12 +213,13 @@ class Runner:
         if torch.is_grad_enabled() and (x.requires_grad or any(t.requires_grad for t in reader.weights + reader.norms)):
             raise Decline("gradients required")
         dtype = _compute_dtype(self.piece, x, guard, params)
-        backend = _backend_when_traced(self.piece.op, x.device.type, dtype)
+        chosen = None if self.choice is None else self.choice.backend
+        backend = _backend_when_traced(self.piece.op, x.device.type, dtype, chosen)
         if backend is None:
             raise Decline("no backend for a compiled graph")
         if backend == "reference":
             return self.piece.reference(x.to(dtype), params)
-        return self.piece.run(x.to(dtype), self.piece.pack(params, dtype, self.winograd))
+        return self.piece.run(x.to(dtype), self.piece.pack(params, dtype, self.winograd), backend)
 
     def train(self, block: nn.Module, flow: Flow) -> Flow:
         """The training forward, from norms and modes as they are now. Decline where it has no exact fused form, with
@@ -259,9 +282,13 @@ class Runner:
     def _pack(self, x: Tensor, params: Any, dtype: torch.dtype) -> tuple[str, Any]:
         args, kwargs = self.piece.arguments(params)
         with torch.no_grad():
-            backend = choose_backend(self.piece.op, x, args, kwargs)
+            backend = choose_backend(self.piece.op, x, args, kwargs, self.choice and self.choice.backend)
         if backend == "reference":
             return backend, None
+        before, self._before = self._before, None
+        alike = before is not None and before.dtype is dtype and _packed_alike(before.backend, backend)
+        if alike and before.guard.holds():
+            return backend, before.packed
         # Packed weights outlive the call, so they must not become inference tensors.
         with torch.inference_mode(False), torch.no_grad():
             return backend, self.piece.pack(params, dtype, self.winograd)
@@ -337,28 +364,47 @@ def _check_input(piece: Piece, x: Any) -> None:
         raise Decline("inside a trace, a torch.func transform or forward-mode differentiation")
 
 
-def choose_backend(op: str, x: Tensor, args: tuple, kwargs: dict[str, Any]) -> str:
-    """The backend by name. The reference is taken only when asked for: in its place the stock forward is as good and
-    never slower.
+def choose_backend(op: str, x: Tensor, args: tuple, kwargs: dict[str, Any], chosen: str | None = None) -> str:
+    """The backend by name: the one that LIGHTOPS_BACKEND asks for, else `chosen` where it serves, else the first that
+    does. The reference is taken only when asked for: in its place the stock forward is as good and never slower.
     """
     requested = _env.backend()
     if _env.disabled():
         raise Decline("LIGHTOPS_DISABLE is set")
-    # The dtype was settled by autocast's rule already; a backend is asked about that dtype.
-    with nullcontext() if x.device.type == "meta" else torch.autocast(x.device.type, enabled=False):
+    with _without_autocast(x):
         if requested != "auto":
             return OPS[op].choose(requested, (x, *args), kwargs).name
+        if chosen is not None and chosen in OPS[op].serving((x, *args), kwargs):
+            return chosen
         backend, passed = OPS[op].decide((x, *args), kwargs)
     if backend.name == "reference":
         raise Decline("; ".join(f"{name}: {', '.join(reasons)}" for name, reasons in passed.items()))
     return backend.name
 
 
+def serving_backends(op: str, x: Tensor, args: tuple, kwargs: dict[str, Any]) -> list[str]:
+    """Every backend that `choose_backend` could be told to take."""
+    requested = _env.backend()
+    if requested != "auto":
+        return [requested]
+    with torch.no_grad(), _without_autocast(x):
+        return OPS[op].serving((x, *args), kwargs)
+
+
+def _without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    # The dtype was settled by autocast's rule already; a backend is asked about that dtype.
+    return nullcontext() if x.device.type == "meta" else torch.autocast(x.device.type, enabled=False)
+
+
+def _packed_alike(a: str, b: str) -> bool:
+    return a == b or {a, b} <= GPU
+
+
 @torch.compiler.assume_constant_result
-def _backend_when_traced(op: str, device: str, dtype: torch.dtype) -> str | None:
+def _backend_when_traced(op: str, device: str, dtype: torch.dtype, chosen: str | None) -> str | None:
     """`choose_backend` with nothing but the facts that a graph is specialised on anyway; None where it declines."""
     with torch.no_grad():
         try:
-            return choose_backend(op, torch.empty((1, 1, 1, 1), dtype=dtype, device=device), (), {})
+            return choose_backend(op, torch.empty((1, 1, 1, 1), dtype=dtype, device=device), (), {}, chosen)
         except (Decline, RuntimeError):
             return None

@@ -52,9 +52,9 @@ class Conv1x1BNActPiece(Piece):
         conv = params.conv
         return pack_conv1x1_bn_act(conv.weight, conv.bias, conv.bn, conv.act, dtype), params.residual
 
-    def run(self, x: Tensor, packed: Any) -> Tensor:
+    def run(self, x: Tensor, packed: Any, backend: str) -> Tensor:
         weights, residual = packed
-        return run_conv1x1_bn_act(x, weights, x if residual else None)
+        return run_conv1x1_bn_act(x, weights, x if residual else None, backend)
 
     def train(self, params: _Params, flow: Flow, winograd: int) -> Flow:
         return flow.around(params.residual, lambda inner: inner.conv(params.conv))

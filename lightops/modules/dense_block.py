@@ -94,9 +94,9 @@ class DenseBlockPiece(Piece):
     def pack(self, params: _Params, dtype: torch.dtype, winograd: int) -> Any:
         return pack_dense_block(params.layers, dtype, winograd)
 
-    def run(self, x: Tensor, packed: Any) -> Tensor:
+    def run(self, x: Tensor, packed: Any, backend: str) -> Tensor:
         buffer = None if torch.compiler.is_compiling() else claim_room(x, packed.out_channels)
-        return run_dense_block(x, packed) if buffer is None else run_dense_block_(buffer, packed)
+        return run_dense_block(x, packed, backend) if buffer is None else run_dense_block_(buffer, packed, backend)
 
     def train(self, params: _Params, flow: Flow, winograd: int) -> Flow:
         flow = flow.plain(flow.materialise()) if flow.norm is not None or flow.act != "none" else flow
@@ -130,12 +130,12 @@ class DenseBlockPiece(Piece):
                 flow.forward.note(layer.bn2, out.middle_mean[i], out.middle_var[i], count)
             channels += params.growth
 
-    def run_channels_last(self, x: Tensor, packed: Any) -> Tensor:
+    def run_channels_last(self, x: Tensor, packed: Any, backend: str) -> Tensor:
         # The prefix of a buffer is channels innermost as it is: making it dense would lose the room behind it.
         buffer = claim_room(x, packed.out_channels)
         if buffer is None:
-            return run_dense_block(x.contiguous(memory_format=torch.channels_last), packed)
-        return run_dense_block_(buffer, packed)
+            return run_dense_block(x.contiguous(memory_format=torch.channels_last), packed, backend)
+        return run_dense_block_(buffer, packed, backend)
 
 
 def _dropout_masks(flow: Flow, params: _Params) -> list[Tensor | None]:

@@ -59,9 +59,9 @@ class DepthwisePointwisePiece(Piece):
         args, kwargs = self.arguments(params)
         return pack_depthwise_pointwise(*args, dtype, **kwargs), params.residual
 
-    def run(self, x: Tensor, packed: Any) -> Tensor:
+    def run(self, x: Tensor, packed: Any, backend: str) -> Tensor:
         weights, residual = packed
-        return run_depthwise_pointwise(x, weights, x if residual else None)
+        return run_depthwise_pointwise(x, weights, x if residual else None, backend)
 
     def train(self, params: _Params, flow: Flow, winograd: int) -> Flow:
         return flow.around(params.residual, lambda inner: inner.conv(params.dw).conv(params.pw))

@@ -80,11 +80,11 @@ class FirePiece(Piece):
         around = None if conv is None else pack_conv1x1_bn_act(conv.weight, conv.bias, None, "none", dtype)
         return pack_fire(*self.arguments(params)[0], dtype, winograd), params.bypass, around
 
-    def run(self, x: Tensor, packed: Any) -> Tensor:
+    def run(self, x: Tensor, packed: Any, backend: str) -> Tensor:
         weights, bypass, around = packed
         if around is not None:
-            return run_fire(x, weights, run_conv1x1_bn_act(x, around))
-        return run_fire(x, weights, x if bypass else None)
+            return run_fire(x, weights, run_conv1x1_bn_act(x, around, backend=backend), backend)
+        return run_fire(x, weights, x if bypass else None, backend)
 
     def train(self, params: _Params, flow: Flow, winograd: int) -> Flow:
         x = flow.materialise()

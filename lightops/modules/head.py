@@ -63,8 +63,8 @@ class HeadPiece(Piece):
     def pack(self, params: _Params, dtype: torch.dtype, winograd: int) -> Any:
         return pack_head(*params, dtype)
 
-    def run(self, x: Tensor, packed: Any) -> Tensor:
-        return self._shaped(run_head(x, packed))
+    def run(self, x: Tensor, packed: Any, backend: str) -> Tensor:
+        return self._shaped(run_head(x, packed, backend))
 
     def train(self, params: _Params, flow: Flow, winograd: int) -> Flow:
         flow = flow.then(params.bn, params.act)

@@ -55,9 +55,9 @@ class StemPiece(Piece):
 
     run = staticmethod(run_stem)
 
-    def run_channels_last(self, x: Tensor, packed: Any) -> Tensor:
+    def run_channels_last(self, x: Tensor, packed: Any, backend: str) -> Tensor:
         # The kernel reads an NCHW image as it lies: converting it first would be one more pass.
-        return run_stem(x, packed._replace(channels_last=True))
+        return run_stem(x, packed._replace(channels_last=True), backend)
 
     def out_shape(self, x: Tensor, packed: Any) -> tuple[int, int, int]:
         return packed.out_channels, *stem_out_size(x.shape[2:], packed)

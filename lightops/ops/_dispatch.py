@@ -6,6 +6,7 @@ Hot paths (`run_<op>`) do not come through here: a module decides once and then 
 
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +17,13 @@ from lightops import _env, _ext
 from lightops.kernels import cuda
 from lightops.ops import _triton
 
+# The rule where nothing was measured. CUDA before Triton: its Fire is one kernel and not three, its stem one and not
+# two, small grids split their reductions, and a launch costs the host less. `swap_(model, example)` measures.
 ORDER = ("cuda", "triton", "cpu", "reference")
+# Backends whose packed weights are the same (lightops/kernels/cuda.py).
+GPU = frozenset({"cuda", "triton"})
+# The argument `backend` of `run_<op>` for the operators of the native libraries, which go by the device of x.
+NATIVE = "cpu"
 # Read once: the library is loaded at import or not at all, and tracing must not follow the file system.
 _CPU_REASON = _ext.cpu_reason()
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -71,6 +78,10 @@ class OpTable:
                 return backend, passed
             passed[backend.name] = reasons
         raise BackendUnavailable(f"{self.name}: no backend can serve this call: {_join(passed)}")
+
+    def serving(self, args: tuple, kwargs: dict[str, Any]) -> list[str]:
+        """Every backend but the reference without a reason against it, in order."""
+        return [b.name for b in self.backends if b.name != "reference" and not _reasons(b, args, kwargs)]
 
     def call(self, requested: str, *args: Any, **kwargs: Any) -> Tensor:
         """Run the op with the requested backend, or the best one for `"auto"`."""
@@ -178,14 +189,10 @@ def cpu_backend(run: Callable[..., Tensor]) -> Backend:
     return Backend("cpu", cpu_supports, run)
 
 
-def cuda_backend(run: Callable[..., Tensor]) -> Backend:
-    """For an op that has no Triton kernels."""
-    return Backend("cuda", cuda_supports, run)
-
-
-def gpu_backends(run: Callable[..., Tensor]) -> tuple[Backend, Backend]:
-    """`run` is the CPU backend's: packing and the registered op both go by the tensors' device."""
-    return cuda_backend(run), Backend("triton", triton_supports, run)
+def gpu_backends(run: Callable[..., Tensor]) -> tuple[Backend, ...]:
+    """`run` is the CPU backend's, which takes `backend`: packing goes by the tensors' device."""
+    backends = (("cuda", cuda_supports), ("triton", triton_supports))
+    return tuple(Backend(name, supports, partial(run, backend=name)) for name, supports in backends)
 
 
 def reference_backend(reference: Callable[..., Tensor]) -> Backend:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightops import _ext
 from lightops.kernels import cuda
+from lightops.ops import _triton
 from lightops.ops._dispatch import BackendUnavailable
 from lightops.reference import ACTIVATIONS, BatchNormParams, bn_affine
 
@@ -32,10 +33,20 @@ def native_op(name: str) -> Callable[..., Any]:
     return missing
 
 
+def backend_ops(name: str) -> dict[str, Callable[..., Any]]:
+    """The handles of an op by backend: CPU and CUDA share one, which goes by the device of its tensors."""
+    native = native_op(name)
+    triton = native if _ext.cpu_reason() else getattr(getattr(torch.ops, _triton.NAMESPACE), name).default
+    return {"cpu": native, "cuda": native, "triton": triton}
+
+
 def register_fake(name: str, fake: Callable[..., Any]) -> None:
-    """Register the shape function of `lightops::<name>`, where the native library defines the op."""
+    """Register the shape function of `lightops::<name>` and its Triton twin, where the native library defines the
+    op."""
     if not _ext.cpu_reason():
         torch.library.register_fake(f"lightops::{name}", fake)
+        if any(name in names for names in _triton.OPERATORS.values()):
+            torch.library.register_fake(f"{_triton.NAMESPACE}::{name}", fake)
 
 
 def suggests_channels_last(t: Tensor) -> bool:
@@ -105,7 +116,7 @@ def fold(bias: Tensor | None, bn: BatchNormParams | None, dtype: torch.dtype) ->
 def pack_conv(weight: Tensor, scale: Tensor | None, dtype: torch.dtype, algo: int = 0, *, flat: bool = False) -> Tensor:
     """A convolution weight `[O, I, kh, kw]` times `scale` `[O]`, in the order of the kernels of its device: for
     `algo` on the CPU, by taps or `flat` (the stem's order) on CUDA."""
-    if weight.is_cuda:
+    if _for_gpu(weight):
         return cuda.pack_conv2d(weight, scale, dtype, flat=flat)
     return _pack_conv2d(_matching(weight, dtype), scale, algo)
 
@@ -113,9 +124,13 @@ def pack_conv(weight: Tensor, scale: Tensor | None, dtype: torch.dtype, algo: in
 def pack_depthwise(weight: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
     """A depthwise weight `[C, 1, kh, kw]` times `scale` `[C]` as `[ceil(C / 16), kh*kw, 16]`, zero filled; on CUDA
     `[kh*kw, C]`."""
-    if weight.is_cuda:
+    if _for_gpu(weight):
         return cuda.pack_depthwise(weight, scale, dtype)
     return _pack_depthwise(_matching(weight, dtype), scale)
+
+
+def _for_gpu(weight: Tensor) -> bool:
+    return weight.is_cuda
 
 
 def choose_algo(

@@ -1,11 +1,20 @@
-"""The Triton kernels as the CUDA implementation of the operators, where the CUDA library is not there."""
+"""The Triton kernels as operators of their own, `torch.ops.lightops_triton.*`: with the schemas of the native ones, and
+beside the CUDA library.
+
+Defining them does not import triton; the first call does.
+"""
 
 import importlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from typing import Any
 
 import torch
 
 from lightops import _ext
+
+NAMESPACE = "lightops_triton"
 
 # Module of lightops.kernels.triton -> the operators it implements, under the same names.
 OPERATORS = {
@@ -15,6 +24,8 @@ OPERATORS = {
     "depthwise_pointwise": ("depthwise_pointwise",),
     "fire": ("fire",),
     "head": ("head",),
+    "inverted_residual": ("inverted_residual",),
+    "max_pool2d": ("max_pool2d",),
     "stem": ("stem", "stem_out"),
     "transition": ("transition", "transition_out"),
 }
@@ -22,18 +33,43 @@ OPERATORS = {
 
 @cache
 def reason() -> str:
-    """Why Triton does not serve CUDA tensors in this process; "" once its kernels are registered."""
-    if why := _ext.triton_reason() or _ext.cpu_reason():
-        return why
-    if not _ext.cuda_reason():
-        return "the CUDA library serves the operators in this process (LIGHTOPS_CUDA=0 at build time leaves it out)"
-    register()
-    return ""
+    """Why Triton does not serve CUDA tensors in this process; "" when it does."""
+    return _ext.triton_reason() or _ext.cpu_reason()
 
 
-def register() -> None:
-    """Imports the kernels and gives them to the dispatcher for CUDA tensors."""
+def kernel(module: str, name: str) -> Callable[..., Any]:
+    """The launcher of an operator, imported at its first call."""
+
+    @cache
+    def launcher() -> Callable[..., Any]:
+        return getattr(importlib.import_module(f"lightops.kernels.triton.{module}"), name)
+
+    def call(*args: Any) -> Any:
+        return launcher()(*args)
+
+    return call
+
+
+def tuning() -> AbstractContextManager[None]:
+    """Inside, kernels choose their configuration by measuring, at the first call of a shape; nothing where Triton does
+    not serve."""
+    if reason():
+        return nullcontext()
+    return importlib.import_module("lightops.kernels.triton._autotune").tuning()
+
+
+def _define() -> torch.library.Library | None:
+    """The schemas are read off the native operators, so that the two cannot differ."""
+    if _ext.cpu_reason():
+        return None
+    library = torch.library.Library(NAMESPACE, "DEF")
     for module, names in OPERATORS.items():
-        kernels = importlib.import_module(f"lightops.kernels.triton.{module}")
         for name in names:
-            torch.library.impl(f"lightops::{name}", "CUDA", getattr(kernels, name))
+            schema = str(getattr(torch.ops.lightops, name).default._schema)
+            library.define(schema.removeprefix("lightops::"))
+            library.impl(name, kernel(module, name), "CUDA")
+    return library
+
+
+# Operators live as long as their library object.
+_LIBRARY = _define()

@@ -17,13 +17,13 @@ from lightops.ops._check import (
     conv_out_size,
     pair,
 )
-from lightops.ops._dispatch import OpTable, cpu_backend, gpu_backends, reference_backend
+from lightops.ops._dispatch import NATIVE, OpTable, cpu_backend, gpu_backends, reference_backend
 from lightops.ops._native import (
     ACT_CODE,
     affine,
+    backend_ops,
     choose_algo,
     fold,
-    native_op,
     nhwc_empty,
     pack_conv,
     register_fake,
@@ -143,15 +143,17 @@ def pack_bn_relu_conv2d(
     )
 
 
-def run_bn_relu_conv2d(x: Tensor, packed: BNReLUConv2dPacked) -> Tensor:
+def run_bn_relu_conv2d(x: Tensor, packed: BNReLUConv2dPacked, backend: str = NATIVE) -> Tensor:
     """The kernel call: x is 4-D, `packed` was made for its dtype."""
     x, nchw = to_nhwc(x)
-    out = _native(x, *packed[:-1])
+    out = _ops[backend](x, *packed[:-1])
     return to_nchw(out) if nchw and not packed.channels_last else out
 
 
-def _native_run(x: Tensor, bn: BatchNormParams | None, weight: Tensor, bias: Tensor | None, **options) -> Tensor:
-    return run_bn_relu_conv2d(x, pack_bn_relu_conv2d(bn, weight, bias, x.dtype, **options))
+def _native_run(
+    x: Tensor, bn: BatchNormParams | None, weight: Tensor, bias: Tensor | None, *, backend: str = NATIVE, **options
+) -> Tensor:
+    return run_bn_relu_conv2d(x, pack_bn_relu_conv2d(bn, weight, bias, x.dtype, **options), backend)
 
 
 def _fake(
@@ -175,5 +177,5 @@ def _fake(
 _TABLE = OpTable(
     "bn_relu_conv2d", *gpu_backends(_native_run), cpu_backend(_native_run), reference_backend(reference.bn_relu_conv2d)
 )
-_native = native_op("bn_relu_conv2d")
+_ops = backend_ops("bn_relu_conv2d")
 register_fake("bn_relu_conv2d", _fake)

@@ -16,11 +16,11 @@ from lightops.ops._check import (
     check_weight,
     is_unbatched,
 )
-from lightops.ops._dispatch import OpTable, cpu_backend, gpu_backends, reference_backend
+from lightops.ops._dispatch import NATIVE, OpTable, cpu_backend, gpu_backends, reference_backend
 from lightops.ops._native import (
     ACT_CODE,
+    backend_ops,
     fold,
-    native_op,
     nhwc_empty,
     pack_conv,
     register_fake,
@@ -92,20 +92,29 @@ def pack_conv1x1_bn_act(
     )
 
 
-def run_conv1x1_bn_act(x: Tensor, packed: Conv1x1BNActPacked, residual: Tensor | None = None) -> Tensor:
+def run_conv1x1_bn_act(
+    x: Tensor, packed: Conv1x1BNActPacked, residual: Tensor | None = None, backend: str = NATIVE
+) -> Tensor:
     """The kernel call: x is 4-D, `packed` was made for its dtype."""
     w, bias, out_channels, act, channels_last = packed
     x, nchw = to_nhwc(x)
     if residual is not None:
         residual, _ = to_nhwc(residual)
-    out = _native(x, w, bias, out_channels, act, residual)
+    out = _ops[backend](x, w, bias, out_channels, act, residual)
     return to_nchw(out) if nchw and not channels_last else out
 
 
 def _native_run(
-    x: Tensor, weight: Tensor, bias: Tensor | None, bn: BatchNormParams | None, *, act: str, residual: Tensor | None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    bn: BatchNormParams | None,
+    *,
+    act: str,
+    residual: Tensor | None,
+    backend: str = NATIVE,
 ) -> Tensor:
-    return run_conv1x1_bn_act(x, pack_conv1x1_bn_act(weight, bias, bn, act, x.dtype), residual)
+    return run_conv1x1_bn_act(x, pack_conv1x1_bn_act(weight, bias, bn, act, x.dtype), residual, backend)
 
 
 def _fake(x: Tensor, w: Tensor, bias: Tensor | None, out_channels: int, act: int, residual: Tensor | None) -> Tensor:
@@ -115,5 +124,5 @@ def _fake(x: Tensor, w: Tensor, bias: Tensor | None, out_channels: int, act: int
 _TABLE = OpTable(
     "conv1x1_bn_act", *gpu_backends(_native_run), cpu_backend(_native_run), reference_backend(reference.conv1x1_bn_act)
 )
-_native = native_op("conv1x1_bn_act")
+_ops = backend_ops("conv1x1_bn_act")
 register_fake("conv1x1_bn_act", _fake)

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from lightops import reference
 from lightops.ops._check import check_bn, check_input, check_map, check_weight, check_winograd
-from lightops.ops._dispatch import OpTable, cpu_backend, gpu_backends, reference_backend
+from lightops.ops._dispatch import NATIVE, OpTable, cpu_backend, gpu_backends, reference_backend
 from lightops.ops._native import (
     affine,
+    backend_ops,
     choose_algo,
     fold,
-    native_op,
     nhwc_empty,
     pack_conv,
     register_fake,
@@ -93,20 +93,20 @@ def pack_dense_block(layers: Sequence[DenseLayerParams], dtype: torch.dtype, win
     return DenseBlockPacked(tuple(params), in_channels, growth, bottleneck, algo, in_channels + len(layers) * growth)
 
 
-def run_dense_block(x: Tensor, packed: DenseBlockPacked) -> Tensor:
+def run_dense_block(x: Tensor, packed: DenseBlockPacked, backend: str = NATIVE) -> Tensor:
     """The kernel call: x is 4-D, `packed` was made for its dtype.
 
     Allocates the block's buffer and copies x into its prefix.
     """
     x, nchw = to_nhwc(x)
-    out = _native(x, packed.params, packed.growth, packed.bottleneck, packed.algo)
+    out = _ops[backend](x, packed.params, packed.growth, packed.bottleneck, packed.algo)
     return to_nchw(out) if nchw else out
 
 
-def run_dense_block_(buffer: Tensor, packed: DenseBlockPacked) -> Tensor:
+def run_dense_block_(buffer: Tensor, packed: DenseBlockPacked, backend: str = NATIVE) -> Tensor:
     """The kernel call in place: `buffer` `[N, out_channels, H, W]`, channels_last, already holds the first
     `in_channels` channels. Returns it."""
-    _native_(buffer, packed.params, packed.in_channels, packed.growth, packed.bottleneck, packed.algo)
+    _ops_in_place[backend](buffer, packed.params, packed.in_channels, packed.growth, packed.bottleneck, packed.algo)
     return buffer
 
 
@@ -137,8 +137,8 @@ def _check_layer(op: str, arg: str, layer: DenseLayerParams, x: Tensor, channels
         )
 
 
-def _native_run(x: Tensor, layers: Sequence[DenseLayerParams], *, winograd: int) -> Tensor:
-    return run_dense_block(x, pack_dense_block(layers, x.dtype, winograd))
+def _native_run(x: Tensor, layers: Sequence[DenseLayerParams], *, winograd: int, backend: str = NATIVE) -> Tensor:
+    return run_dense_block(x, pack_dense_block(layers, x.dtype, winograd), backend)
 
 
 def _fake(x: Tensor, params: list[Tensor], growth: int, bottleneck: int, algo: int) -> Tensor:
@@ -153,7 +153,7 @@ def _fake_(buffer: Tensor, params: list[Tensor], in_channels: int, growth: int, 
 _TABLE = OpTable(
     "dense_block", *gpu_backends(_native_run), cpu_backend(_native_run), reference_backend(reference.dense_block)
 )
-_native = native_op("dense_block")
-_native_ = native_op("dense_block_")
+_ops = backend_ops("dense_block")
+_ops_in_place = backend_ops("dense_block_")
 register_fake("dense_block", _fake)
 register_fake("dense_block_", _fake_)

@@ -18,11 +18,11 @@ from lightops.ops._check import (
     is_unbatched,
     pair,
 )
-from lightops.ops._dispatch import OpTable, cpu_backend, gpu_backends, reference_backend
+from lightops.ops._dispatch import NATIVE, OpTable, cpu_backend, gpu_backends, reference_backend
 from lightops.ops._native import (
     ACT_CODE,
+    backend_ops,
     fold,
-    native_op,
     nhwc_empty,
     pack_conv,
     pack_depthwise,
@@ -144,17 +144,23 @@ def pack_depthwise_pointwise(
     )  # fmt: skip
 
 
-def run_depthwise_pointwise(x: Tensor, packed: DepthwisePointwisePacked, residual: Tensor | None = None) -> Tensor:
+def run_depthwise_pointwise(
+    x: Tensor, packed: DepthwisePointwisePacked, residual: Tensor | None = None, backend: str = NATIVE
+) -> Tensor:
     """The kernel call: x is 4-D, `packed` was made for its dtype."""
     x, nchw = to_nhwc(x)
     if residual is not None:
         residual, _ = to_nhwc(residual)
-    out = _native(x, *packed[:-1], residual)
+    out = _ops[backend](x, *packed[:-1], residual)
     return to_nchw(out) if nchw and not packed.channels_last else out
 
 
-def _native_run(x: Tensor, dw_weight: Tensor, pw_weight: Tensor, *, residual: Tensor | None, **options) -> Tensor:
-    return run_depthwise_pointwise(x, pack_depthwise_pointwise(dw_weight, pw_weight, x.dtype, **options), residual)
+def _native_run(
+    x: Tensor, dw_weight: Tensor, pw_weight: Tensor, *, residual: Tensor | None, backend: str = NATIVE, **options
+) -> Tensor:
+    return run_depthwise_pointwise(
+        x, pack_depthwise_pointwise(dw_weight, pw_weight, x.dtype, **options), residual, backend
+    )
 
 
 def _fake(
@@ -183,5 +189,5 @@ _TABLE = OpTable(
     cpu_backend(_native_run),
     reference_backend(reference.depthwise_pointwise),
 )
-_native = native_op("depthwise_pointwise")
+_ops = backend_ops("depthwise_pointwise")
 register_fake("depthwise_pointwise", _fake)

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from lightops import reference
 from lightops.ops._check import check_addend, check_bias, check_input, check_map, check_weight, check_winograd
-from lightops.ops._dispatch import OpTable, cpu_backend, gpu_backends, reference_backend
+from lightops.ops._dispatch import NATIVE, OpTable, cpu_backend, gpu_backends, reference_backend
 from lightops.ops._native import (
+    backend_ops,
     choose_algo,
     fold,
-    native_op,
     nhwc_empty,
     pack_conv,
     register_fake,
@@ -114,17 +114,19 @@ def pack_fire(
     )  # fmt: skip
 
 
-def run_fire(x: Tensor, packed: FirePacked, bypass: Tensor | None = None) -> Tensor:
+def run_fire(x: Tensor, packed: FirePacked, bypass: Tensor | None = None, backend: str = NATIVE) -> Tensor:
     """The kernel call: x is 4-D, `packed` was made for its dtype."""
     x, nchw = to_nhwc(x)
     if bypass is not None:
         bypass, _ = to_nhwc(bypass)
-    out = _native(x, *packed[:-1], bypass)
+    out = _ops[backend](x, *packed[:-1], bypass)
     return to_nchw(out) if nchw and not packed.channels_last else out
 
 
-def _native_run(x: Tensor, *weights: Tensor | None, bypass: Tensor | None, winograd: int) -> Tensor:
-    return run_fire(x, pack_fire(*weights, x.dtype, winograd), bypass)
+def _native_run(
+    x: Tensor, *weights: Tensor | None, bypass: Tensor | None, winograd: int, backend: str = NATIVE
+) -> Tensor:
+    return run_fire(x, pack_fire(*weights, x.dtype, winograd), bypass, backend)
 
 
 def _fake(
@@ -145,5 +147,5 @@ def _fake(
 
 
 _TABLE = OpTable("fire", *gpu_backends(_native_run), cpu_backend(_native_run), reference_backend(reference.fire))
-_native = native_op("fire")
+_ops = backend_ops("fire")
 register_fake("fire", _fake)

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from lightops import reference
 from lightops.ops._check import check_act, check_bias, check_bn, check_companion, check_input, check_tensor
-from lightops.ops._dispatch import OpTable, cpu_backend, gpu_backends, reference_backend
-from lightops.ops._native import ACT_CODE, affine, fold, native_op, pack_conv, register_fake, to_nhwc
+from lightops.ops._dispatch import NATIVE, OpTable, cpu_backend, gpu_backends, reference_backend
+from lightops.ops._native import ACT_CODE, affine, backend_ops, fold, pack_conv, register_fake, to_nhwc
 from lightops.reference import BatchNormParams
 
 
@@ -74,15 +74,15 @@ def pack_head(
     return HeadPacked(scale, shift, ACT_CODE[act], fc, fold(bias, None, dtype)[1], weight.shape[0])
 
 
-def run_head(x: Tensor, packed: HeadPacked) -> Tensor:
+def run_head(x: Tensor, packed: HeadPacked, backend: str = NATIVE) -> Tensor:
     """The kernel call: x is 4-D, `packed` was made for its dtype."""
     x, _ = to_nhwc(x)
-    return _native(x, *packed)
+    return _ops[backend](x, *packed)
 
 
-def run_classifier(x: Tensor, packed: HeadPacked) -> Tensor:
+def run_classifier(x: Tensor, packed: HeadPacked, backend: str = NATIVE) -> Tensor:
     """The kernel call for features `[N, C]`: maps of one pixel."""
-    return _native(x.contiguous().view(*x.shape, 1, 1), *packed)
+    return _ops[backend](x.contiguous().view(*x.shape, 1, 1), *packed)
 
 
 def _check_classifier(op: str, weight: Tensor, bias: Tensor | None, x: Tensor, channels: int) -> None:
@@ -99,9 +99,15 @@ def _check_classifier(op: str, weight: Tensor, bias: Tensor | None, x: Tensor, c
 
 
 def _native_run(
-    x: Tensor, bn: BatchNormParams | None, *, act: str, weight: Tensor | None, bias: Tensor | None
+    x: Tensor,
+    bn: BatchNormParams | None,
+    *,
+    act: str,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    backend: str = NATIVE,
 ) -> Tensor:
-    return run_head(x, pack_head(bn, act, weight, bias, x.dtype))
+    return run_head(x, pack_head(bn, act, weight, bias, x.dtype), backend)
 
 
 def _fake(
@@ -117,5 +123,5 @@ def _fake(
 
 
 _TABLE = OpTable("head", *gpu_backends(_native_run), cpu_backend(_native_run), reference_backend(reference.head))
-_native = native_op("head")
+_ops = backend_ops("head")
 register_fake("head", _fake)

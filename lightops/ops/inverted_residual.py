@@ -17,11 +17,11 @@ from lightops.ops._check import (
     conv_out_size,
     pair,
 )
-from lightops.ops._dispatch import OpTable, cpu_backend, cuda_backend, reference_backend
+from lightops.ops._dispatch import NATIVE, OpTable, cpu_backend, gpu_backends, reference_backend
 from lightops.ops._native import (
     ACT_CODE,
+    backend_ops,
     fold,
-    native_op,
     nhwc_empty,
     pack_conv,
     pack_depthwise,
@@ -154,15 +154,19 @@ def pack_inverted_residual(
     )  # fmt: skip
 
 
-def run_inverted_residual(x: Tensor, packed: InvertedResidualPacked) -> Tensor:
+def run_inverted_residual(x: Tensor, packed: InvertedResidualPacked, backend: str = NATIVE) -> Tensor:
     """The kernel call: x is 4-D, `packed` was made for its dtype."""
     x, nchw = to_nhwc(x)
-    out = _native(x, *packed[:-1])
+    out = _ops[backend](x, *packed[:-1])
     return to_nchw(out) if nchw and not packed.channels_last else out
 
 
-def _native_run(x: Tensor, ex_weight: Tensor, dw_weight: Tensor, pw_weight: Tensor, **options) -> Tensor:
-    return run_inverted_residual(x, pack_inverted_residual(ex_weight, dw_weight, pw_weight, x.dtype, **options))
+def _native_run(
+    x: Tensor, ex_weight: Tensor, dw_weight: Tensor, pw_weight: Tensor, *, backend: str = NATIVE, **options
+) -> Tensor:
+    return run_inverted_residual(
+        x, pack_inverted_residual(ex_weight, dw_weight, pw_weight, x.dtype, **options), backend
+    )
 
 
 def _fake(
@@ -187,9 +191,9 @@ def _fake(
 
 _TABLE = OpTable(
     "inverted_residual",
-    cuda_backend(_native_run),
+    *gpu_backends(_native_run),
     cpu_backend(_native_run),
     reference_backend(reference.inverted_residual),
 )
-_native = native_op("inverted_residual")
+_ops = backend_ops("inverted_residual")
 register_fake("inverted_residual", _fake)

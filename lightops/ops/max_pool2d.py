@@ -6,8 +6,8 @@ from torch import Tensor
 
 from lightops import reference
 from lightops.ops._check import check_input, check_pool_padding, is_unbatched, pair, pool_out_size
-from lightops.ops._dispatch import OpTable, cpu_backend, cuda_backend, reference_backend
-from lightops.ops._native import native_op, nhwc_empty, register_fake, to_nchw, to_nhwc
+from lightops.ops._dispatch import NATIVE, OpTable, cpu_backend, gpu_backends, reference_backend
+from lightops.ops._native import backend_ops, nhwc_empty, register_fake, to_nchw, to_nhwc
 
 Pair = tuple[int, int]
 
@@ -64,15 +64,15 @@ def pack_max_pool2d(kernel: Pair, stride: Pair, padding: Pair, ceil_mode: bool) 
     return MaxPool2dPacked(kernel, stride, padding, bool(ceil_mode))
 
 
-def run_max_pool2d(x: Tensor, packed: MaxPool2dPacked) -> Tensor:
+def run_max_pool2d(x: Tensor, packed: MaxPool2dPacked, backend: str = NATIVE) -> Tensor:
     """The kernel call: x is 4-D."""
     x, nchw = to_nhwc(x)
-    out = _native(x, *packed)
+    out = _ops[backend](x, *packed)
     return to_nchw(out) if nchw else out
 
 
-def _native_run(x: Tensor, *geometry: Any) -> Tensor:
-    return run_max_pool2d(x, pack_max_pool2d(*geometry))
+def _native_run(x: Tensor, *geometry: Any, backend: str = NATIVE) -> Tensor:
+    return run_max_pool2d(x, pack_max_pool2d(*geometry), backend)
 
 
 def _fake(x: Tensor, kernel: list[int], stride: list[int], padding: list[int], ceil_mode: bool) -> Tensor:
@@ -80,7 +80,7 @@ def _fake(x: Tensor, kernel: list[int], stride: list[int], padding: list[int], c
 
 
 _TABLE = OpTable(
-    "max_pool2d", cuda_backend(_native_run), cpu_backend(_native_run), reference_backend(reference.max_pool2d)
+    "max_pool2d", *gpu_backends(_native_run), cpu_backend(_native_run), reference_backend(reference.max_pool2d)
 )
-_native = native_op("max_pool2d")
+_ops = backend_ops("max_pool2d")
 register_fake("max_pool2d", _fake)

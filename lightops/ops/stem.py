@@ -18,11 +18,11 @@ from lightops.ops._check import (
     pair,
     pool_out_size,
 )
-from lightops.ops._dispatch import OpTable, cpu_backend, gpu_backends, reference_backend
+from lightops.ops._dispatch import NATIVE, OpTable, cpu_backend, gpu_backends, reference_backend
 from lightops.ops._native import (
     ACT_CODE,
+    backend_ops,
     fold,
-    native_op,
     nhwc_empty,
     pack_conv,
     register_fake,
@@ -114,18 +114,18 @@ def pack_stem(
     )  # fmt: skip
 
 
-def run_stem(x: Tensor, packed: StemPacked) -> Tensor:
+def run_stem(x: Tensor, packed: StemPacked, backend: str = NATIVE) -> Tensor:
     """The kernel call: x is 4-D, `packed` was made for its dtype."""
     x, nchw = _as_it_lies(x)
-    out = _native(x, *packed[:-1])
+    out = _ops[backend](x, *packed[:-1])
     return to_nchw(out) if nchw and not packed.channels_last else out
 
 
-def run_stem_out(x: Tensor, packed: StemPacked, out: Tensor) -> Tensor:
+def run_stem_out(x: Tensor, packed: StemPacked, out: Tensor, backend: str = NATIVE) -> Tensor:
     """The kernel call into `out`: channels innermost, it may be a channel slice of a wider buffer. Returns it."""
     x, _ = _as_it_lies(x)
     w, bias, _, kernel, stride, padding, act, pool, _ = packed
-    _native_out(x, w, bias, kernel, stride, padding, act, pool, out)
+    _ops_out[backend](x, w, bias, kernel, stride, padding, act, pool, out)
     return out
 
 
@@ -142,8 +142,10 @@ def _as_it_lies(x: Tensor) -> tuple[Tensor, bool]:
     return to_nhwc(x)
 
 
-def _native_run(x: Tensor, weight: Tensor, bias: Tensor | None, bn: BatchNormParams | None, **options) -> Tensor:
-    return run_stem(x, pack_stem(weight, bias, bn, x.dtype, **options))
+def _native_run(
+    x: Tensor, weight: Tensor, bias: Tensor | None, bn: BatchNormParams | None, *, backend: str = NATIVE, **options
+) -> Tensor:
+    return run_stem(x, pack_stem(weight, bias, bn, x.dtype, **options), backend)
 
 
 def _fake(
@@ -176,7 +178,7 @@ def _fake_out(
 
 
 _TABLE = OpTable("stem", *gpu_backends(_native_run), cpu_backend(_native_run), reference_backend(reference.stem))
-_native = native_op("stem")
-_native_out = native_op("stem_out")
+_ops = backend_ops("stem")
+_ops_out = backend_ops("stem_out")
 register_fake("stem", _fake)
 register_fake("stem_out", _fake_out)

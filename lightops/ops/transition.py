@@ -7,11 +7,11 @@ from torch import Tensor
 
 from lightops import reference
 from lightops.ops._check import check_bias, check_bn, check_input, check_weight
-from lightops.ops._dispatch import OpTable, cpu_backend, gpu_backends, reference_backend
+from lightops.ops._dispatch import NATIVE, OpTable, cpu_backend, gpu_backends, reference_backend
 from lightops.ops._native import (
     affine,
+    backend_ops,
     fold,
-    native_op,
     nhwc_empty,
     pack_conv,
     register_fake,
@@ -75,24 +75,24 @@ def pack_transition(bn: BatchNormParams, weight: Tensor, bias: Tensor | None, dt
     )
 
 
-def run_transition(x: Tensor, packed: TransitionPacked) -> Tensor:
+def run_transition(x: Tensor, packed: TransitionPacked, backend: str = NATIVE) -> Tensor:
     """The kernel call: x is 4-D, `packed` was made for its dtype."""
     scale, shift, w, bias, out_channels, channels_last = packed
     x, nchw = to_nhwc(x)
-    out = _native(x, scale, shift, w, bias, out_channels)
+    out = _ops[backend](x, scale, shift, w, bias, out_channels)
     return to_nchw(out) if nchw and not channels_last else out
 
 
-def run_transition_out(x: Tensor, packed: TransitionPacked, out: Tensor) -> Tensor:
+def run_transition_out(x: Tensor, packed: TransitionPacked, out: Tensor, backend: str = NATIVE) -> Tensor:
     """The kernel call into `out` `[N, out_channels, H // 2, W // 2]`: channels innermost, it may be a channel slice of
     a wider buffer. Returns it."""
     x, _ = to_nhwc(x)
-    _native_out(x, packed.scale, packed.shift, packed.w, packed.bias, out)
+    _ops_out[backend](x, packed.scale, packed.shift, packed.w, packed.bias, out)
     return out
 
 
-def _native_run(x: Tensor, bn: BatchNormParams, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return run_transition(x, pack_transition(bn, weight, bias, x.dtype))
+def _native_run(x: Tensor, bn: BatchNormParams, weight: Tensor, bias: Tensor | None, backend: str = NATIVE) -> Tensor:
+    return run_transition(x, pack_transition(bn, weight, bias, x.dtype), backend)
 
 
 def _fake(x: Tensor, scale: Tensor, shift: Tensor, w: Tensor, bias: Tensor | None, out_channels: int) -> Tensor:
@@ -106,7 +106,7 @@ def _fake_out(x: Tensor, scale: Tensor, shift: Tensor, w: Tensor, bias: Tensor |
 _TABLE = OpTable(
     "transition", *gpu_backends(_native_run), cpu_backend(_native_run), reference_backend(reference.transition)
 )
-_native = native_op("transition")
-_native_out = native_op("transition_out")
+_ops = backend_ops("transition")
+_ops_out = backend_ops("transition_out")
 register_fake("transition", _fake)
 register_fake("transition_out", _fake_out)

@@ -28,8 +28,10 @@ def swap_(
         of
             unknown class is swapped only after its forward was run on a random input, on a copy, and agreed. A model
             that is itself a block keeps its identity: the object changes its class until `unswap_`.
-        example: an input of `model`. When given, each block is timed stock against fused on the input it gets from this
-            example, and the faster is kept.
+        example: an input of `model`. When given, each block is timed on the input it gets from this example, stock and
+            by every backend that serves it, and the fastest is kept; blocks of one shape are timed once. On a GPU with
+            Triton this compiles and tunes the Triton kernels, which takes minutes for a large network the first time.
+            Without it the backend is the first that serves, in the order cuda, triton, cpu.
         filter_fn: called with each module and its qualified name; False leaves that module as it is (its children are
             still looked at).
         strict: raise `SwapError`, with the model unchanged, if anything recognised is declined or nothing is
@@ -78,9 +80,20 @@ def explain(model: nn.Module) -> SwapReport:
     report = Search(model, None, 2).report()
     for name, module in model.named_modules():
         if isinstance(module, FusedModule):
-            note = f"last call ran stock code: {module.last_reason}" if module.last_reason else ""
-            report.fused.append(Fused(name, module.op, module.backend or "chosen at the first call", note))
+            backend = module.backend or "chosen at the first call"
+            report.fused.append(Fused(name, module.op, backend, _note(module)))
     return report
+
+
+def _note(module: FusedModule) -> str:
+    """Why the last call ran stock code, and the times by which backends were chosen, run by run."""
+    notes = [f"last call ran stock code: {module.last_reason}"] if module.last_reason else []
+    runs = module.__dict__.get("_runs", ((),))
+    chosen = [(paths, runner.choice) for paths, runner in zip(runs, module._runners, strict=False) if runner.choice]
+    for paths, choice in chosen:
+        where = f"{'..'.join(dict.fromkeys((paths[0], paths[-1])))}: " if paths and len(chosen) > 1 else ""
+        notes.append(where + choice.note)
+    return "; ".join(dict.fromkeys(notes))
 
 
 def _end(report: SwapReport, strict: bool) -> SwapReport:

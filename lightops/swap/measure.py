@@ -1,7 +1,7 @@
-"""Stock against fused, block by block, on the inputs that an example gives each block."""
+"""Stock against every backend that serves, block by block, on the inputs that an example gives each block."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,24 +10,60 @@ import torch
 from torch import Tensor, nn
 
 from lightops.modules import FusedModule, FusedSequential
-from lightops.modules._runner import Runner
+from lightops.modules._runner import Choice, Runner, State, serving_backends
+from lightops.ops._triton import tuning
 from lightops.swap.search import Search
 
 # The minimum of interleaved rounds, at least 5 and about 50 ms of them: a shared machine is slow in bursts.
 _LEAST_ROUNDS, _MOST_ROUNDS, _SECONDS = 5, 40, 0.05
+STOCK = "stock"
 
 
 class _Part(NamedTuple):
-    """One record of a fused module: the stock module whose input shows what it gets, and both ways to compute it."""
+    """One record of a fused module: the stock modules it stands for, the first of which shows the input, and both ways
+    to compute it."""
 
-    seen_at: nn.Module
+    modules: list[nn.Module]
     stock: Callable[[Tensor], Any]
     fused: Callable[[Tensor], Any]
     ready: Callable[[Tensor], object]
+    runners: list[Runner]
+
+    def shape(self, x: Tensor) -> Hashable:
+        """What the times depend on: blocks that agree in it are timed once."""
+        pieces = tuple((r.piece.op, getattr(r.piece, "residual", None)) for r in self.runners)
+        return pieces, tuple(map(repr, self.modules)), tuple(x.shape), x.stride(), x.dtype, x.device
+
+
+class Times(NamedTuple):
+    """Seconds of a call by backend, `STOCK` among them, and what a backend that cannot run the block said. `seen_at` is
+    the block that was timed."""
+
+    seconds: dict[str, float]
+    failed: dict[str, str]
+    seen_at: str
+
+    @property
+    def backend(self) -> str:
+        """The fastest of the fused ones; stock where none ran."""
+        fused = {name: s for name, s in self.seconds.items() if name != STOCK}
+        return min(fused, key=lambda name: fused[name], default=STOCK)
+
+    @property
+    def slower(self) -> bool:
+        return self.seconds[self.backend] > self.seconds[STOCK] or self.backend == STOCK
+
+    def note(self, name: str) -> str:
+        """The times, the fastest fused one first, stock's last, for the block called `name`."""
+        fused = sorted((s, backend) for backend, s in self.seconds.items() if backend != STOCK)
+        parts = [f"{backend} {s * 1e3:.3g} ms" for s, backend in [*fused, (self.seconds[STOCK], STOCK)]]
+        parts += [f"{backend} failed: {why}" for backend, why in self.failed.items()]
+        return ", ".join(parts) + ("" if name == self.seen_at else f" (timed at {self.seen_at})")
 
 
 def drop_slower(model: nn.Module, example: Tensor, search: Search) -> None:
-    """Time what `search` found against its stock children; leave out the slower, note both times.
+    """Time what `search` found, by every backend that serves it, against its stock children; keep the fastest backend,
+    leave out what is slower than stock, note all times. Blocks of one shape are timed once.
 
     Raises TypeError for an example that is not a tensor.
     """
@@ -36,53 +72,113 @@ def drop_slower(model: nn.Module, example: Tensor, search: Search) -> None:
             f"swap_: argument 'example' got {type(example).__name__}, wants a torch.Tensor that model takes"
         )
     parts = {new: _parts(new) for new in search.found()}
-    with _evaluation(model), torch.no_grad():
-        inputs = _inputs(model, example, [part.seen_at for found in parts.values() for part in found])
+    timed: dict[Hashable, Times] = {}
+    with _evaluation(model), torch.no_grad(), tuning():
+        inputs = _inputs(model, example, [part.modules[0] for found in parts.values() for part in found])
         for new, found in parts.items():
-            _judge(new, found, inputs, search)
+            _judge(new, found, inputs, search, timed)
 
 
-def _judge(new: FusedModule, parts: list[_Part], inputs: dict[int, Tensor], search: Search) -> None:
+def _judge(
+    new: FusedModule, parts: list[_Part], inputs: dict[int, Tensor], search: Search, timed: dict[Hashable, Times]
+) -> None:
     records = search.fused[id(new)]
     keep = list(range(len(parts)))
     for i, part in enumerate(parts):
-        x = inputs.get(id(part.seen_at))
-        if x is None or not part.ready(x):
+        x, name = inputs.get(id(part.modules[0])), records[i].name
+        if x is None or not _could_run(part, x):
             continue
-        # Between fused blocks tensors are channels_last; stock gets the layout it has today.
-        nhwc = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
-        stock, fused = _times(partial(part.stock, x), partial(part.fused, nhwc), x.device)
-        records[i] = records[i]._replace(note=f"{fused * 1e3:.3g} ms, stock {stock * 1e3:.3g} ms")
-        if fused > stock:
+        shape = part.shape(x)
+        if shape not in timed:
+            timed[shape] = _measure(part, x, name)
+        times = timed[shape]
+        note = times.note(name)
+        if times.slower:
             keep.remove(i)
-            search.decline(records[i].name, records[i].op, f"slower on this machine: {records[i].note}")
+            why = "no backend could run it" if times.backend == STOCK else "slower on this machine"
+            search.decline(name, records[i].op, f"{why}: {note}")
+            continue
+        for runner in part.runners:
+            runner.choose(Choice(times.backend, note))
+        records[i] = records[i]._replace(backend=times.backend, note=note, seconds=tuple(times.seconds.items()))
     if len(keep) < len(parts):
         search.keep_runs(new, keep)
+
+
+def _could_run(part: _Part, x: Tensor) -> bool:
+    """False where x needs stock code. A backend that fails on x does not settle it: another may not."""
+    try:
+        return bool(part.ready(x))
+    except Exception:
+        return any(runner.state is not None for runner in part.runners)
+
+
+def _measure(part: _Part, x: Tensor, name: str) -> Times:
+    # Between fused blocks tensors are channels_last; stock gets the layout it has today.
+    nhwc = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+    runs: dict[str, Callable[[], Any]] = {}
+    failed: dict[str, str] = {}
+    for backend, states in _candidates(part, x, failed).items():
+        run = partial(_with_states, part, states, nhwc)
+        try:
+            run()  # compiles, tunes
+        except Exception as error:  # a kernel may refuse what its backend serves in general
+            failed[backend] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        else:
+            runs[backend] = run
+    runs[STOCK] = partial(part.stock, x)
+    return Times(_times(runs, x.device), failed, name)
+
+
+def _candidates(part: _Part, x: Tensor, failed: dict[str, str]) -> dict[str, list[State | None]]:
+    """The states of the runners for each backend that serves one of them at least."""
+    names: dict[str, None] = {}
+    for runner in part.runners:
+        if runner.state is not None:
+            args, kwargs = runner.piece.arguments(runner.state.params)
+            names.update(dict.fromkeys(serving_backends(runner.piece.op, x, args, kwargs)))
+    found = {}
+    for backend in names:
+        for runner in part.runners:
+            runner.choose(Choice(backend))
+        try:
+            ready = part.ready(x)
+        except Exception as error:
+            failed[backend] = f"{type(error).__name__}: {error}"
+            continue
+        states = [runner.state for runner in part.runners]
+        if ready and any(state is not None and state.backend == backend for state in states):
+            found[backend] = states
+    return found
+
+
+def _with_states(part: _Part, states: list[State | None], x: Tensor) -> Any:
+    for runner, state in zip(part.runners, states, strict=True):
+        runner.state = state
+    return part.fused(x)
 
 
 def _parts(new: FusedModule) -> list[_Part]:
     stock = new._stock
     if not isinstance(new, FusedSequential):
-        return [_Part(stock, stock.forward, new, lambda x: new(x) is not None and new.last_reason is None)]
-    return [
-        _Part(_at(stock, paths[0]), _sequence(stock, paths), partial(_run, runner, stock), partial(runner.ready, stock))
-        for paths, runner in zip(new._runs, new._runners, strict=True)
-    ]
+        ready = lambda x: new(x) is not None and new.last_reason is None  # noqa: E731
+        return [_Part([stock], stock.forward, new, ready, new._runners)]
+    parts = []
+    for paths, runner in zip(new._runs, new._runners, strict=True):
+        modules = [_at(stock, path) for path in paths]
+        run, ready = partial(_run, runner, stock), partial(runner.ready, stock)
+        parts.append(_Part(modules, partial(_sequence, modules), run, ready, [runner]))
+    return parts
 
 
 def _run(runner: Runner, stock: nn.Module, x: Tensor) -> Tensor:
     return runner.run(x, runner.ready(stock, x))
 
 
-def _sequence(stock: nn.Module, paths: tuple[str, ...]) -> Callable[[Tensor], Any]:
-    modules = [_at(stock, path) for path in paths]
-
-    def run(x: Tensor) -> Any:
-        for module in modules:
-            x = module(x)
-        return x
-
-    return run
+def _sequence(modules: list[nn.Module], x: Tensor) -> Any:
+    for module in modules:
+        x = module(x)
+    return x
 
 
 def _at(stock: nn.Module, path: str) -> nn.Module:
@@ -110,16 +206,17 @@ def _inputs(model: nn.Module, example: Tensor, modules: list[nn.Module]) -> dict
     return seen
 
 
-def _times(stock: Callable[[], Any], fused: Callable[[], Any], device: torch.device) -> tuple[float, float]:
-    best = [float("inf"), float("inf")]
+def _times(runs: dict[str, Callable[[], Any]], device: torch.device) -> dict[str, float]:
+    """The least seconds of a call of each, in turns."""
+    best = dict.fromkeys(runs, float("inf"))
     seconds = _on_gpu if device.type == "cuda" else _on_cpu
     began = time.perf_counter()
     for round_ in range(_MOST_ROUNDS):
         if round_ >= _LEAST_ROUNDS and time.perf_counter() - began > _SECONDS:
             break
-        for i, run in enumerate((stock, fused)):
-            best[i] = min(best[i], seconds(run))
-    return best[0], best[1]
+        for name, run in runs.items():
+            best[name] = min(best[name], seconds(run))
+    return best
 
 
 def _on_cpu(run: Callable[[], Any]) -> float:

@@ -5,12 +5,14 @@ from typing import NamedTuple
 
 
 class Fused(NamedTuple):
-    """A block that runs fused. `note` holds the measured times, or why it ran stock code last."""
+    """A block that runs fused. `note` holds the measured times, or by which rule the backend was taken, or why it ran
+    stock code last; `seconds` the measured times of a call by backend, "stock" among them."""
 
     name: str
     op: str
     backend: str
     note: str = ""
+    seconds: tuple[tuple[str, float], ...] = ()
 
 
 class Declined(NamedTuple):

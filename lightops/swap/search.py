@@ -8,7 +8,7 @@ from torch import nn
 
 from lightops.modules import Decline, DenseBlock, FusedModule, FusedSequential, Linear, Run
 from lightops.modules._reader import Reader
-from lightops.modules._runner import Piece, choose_backend
+from lightops.modules._runner import Piece, choose_backend, serving_backends
 from lightops.modules.dense_block import DenseBlockPiece
 from lightops.modules.linear import LinearPiece
 from lightops.swap.match import FOLLOWERS, Leaf, can_read, find_runs, is_sequential, leaves
@@ -109,21 +109,21 @@ class Search:
 
     def _block(self, module: nn.Module, name: str, op: str, pieces: list[Piece], build: Callable) -> FusedModule | None:
         try:
-            backend = _backend(module, pieces)
+            backend, note = _backend(module, pieces)
         except Decline as decline:
             self.decline(name, op, str(decline))
             return None
-        return self._accept(build(_body(module, name), self.winograd), name, [Fused(name, op, backend)])
+        return self._accept(build(_body(module, name), self.winograd), name, [Fused(name, op, backend, note)])
 
     def _sequential(self, module: nn.Sequential, name: str, in_sequential: bool) -> FusedModule | None:
         chain = [leaf for key, child in module._modules.items() for leaf in leaves(child, key)]
         found = self._served(module, name, find_runs(module, chain))
         below = self._children(module, name, frozenset(path for run, _ in found for path in run.paths))
         for run, replaced in _merge_dense_layers(module, below):
-            backend = self.fused[id(replaced[0])][0].backend
+            first = self.fused[id(replaced[0])][0]
             for layer in replaced:
                 self.drop(layer)
-            found.append((run, Fused(_label(name, run.paths), run.piece.op, backend)))
+            found.append((run, first._replace(name=_label(name, run.paths), op=run.piece.op)))
         fused = {*below, *(path for run, _ in found for path in run.paths)}
         found += self._served(module, name, _followers(module, chain, fused, bool(self.new)))
         # Around one fused child alone there is nothing to keep channels_last, unless a Sequential goes on around it.
@@ -142,7 +142,7 @@ class Search:
         for run in runs:
             label = _label(name, run.paths)
             try:
-                found.append((run, Fused(label, run.piece.op, _backend(module, [run.piece]))))
+                found.append((run, Fused(label, run.piece.op, *_backend(module, [run.piece]))))
             except Decline as decline:
                 self.decline(label, run.piece.op, str(decline))
         return found
@@ -236,9 +236,10 @@ def _moved(piece: DenseBlockPiece, key: str) -> DenseBlockPiece:
     )
 
 
-def _backend(block: nn.Module, pieces: list[Piece]) -> str:
-    """The backend that inference with the block's own dtype and device would use; Decline if there is none."""
-    name = ""
+def _backend(block: nn.Module, pieces: list[Piece]) -> tuple[str, str]:
+    """The backend that inference with the block's own dtype and device would use, and by what rule where several could;
+    Decline if there is none."""
+    name = note = ""
     home = next((p.device for p in block.parameters()), "cpu")  # of a piece without parameters
     for piece in pieces:
         reader = Reader(block, any_mode=True)
@@ -249,4 +250,7 @@ def _backend(block: nn.Module, pieces: list[Piece]) -> str:
         args, kwargs = piece.arguments(params)
         with torch.no_grad():
             name = choose_backend(piece.op, x, args, kwargs)
-    return name
+        others = [other for other in serving_backends(piece.op, x, args, kwargs) if other != name]
+        if others:
+            note = f"{name} before {', '.join(others)} by rule; swap_(model, example) measures"
+    return name, note

@@ -145,3 +145,11 @@ def test_a_file_that_is_no_record_is_refused(tmp_path, one_network):
     result = invoke("--record", path)
     assert result.exit_code == 2
     assert "holds no times of networks" in result.output
+
+
+@pytest.mark.parametrize(("variable", "value"), [("LIGHTOPS_DISABLE", "1"), ("LIGHTOPS_BACKEND", "cuda")])
+def test_where_nothing_runs_fused_there_is_no_prediction(monkeypatch, one_network, variable, value):
+    monkeypatch.setenv(variable, value)
+    result = invoke()
+    assert result.exit_code == 1
+    assert "--predict runs the networks on the CPU to see their calls" in result.output

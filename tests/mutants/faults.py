@@ -27,8 +27,8 @@ def _after_kernel(change: Callable[[Tensor], Tensor]) -> Fault:
 
     def plant(op: str) -> None:
         module = _module(op)
-        kernel = module._native
-        module._native = lambda *args: change(kernel(*args))
+        kernel = module._ops["cpu"]
+        module._ops["cpu"] = lambda *args: change(kernel(*args))
 
     return plant
 
@@ -38,7 +38,7 @@ def _before_kernel(change: Callable[[dict[str, Any]], None]) -> Fault:
 
     def plant(op: str) -> None:
         module = _module(op)
-        kernel = module._native
+        kernel = module._ops["cpu"]
         names = [argument.name for argument in kernel._schema.arguments]
 
         def run(*args: Any) -> Tensor:
@@ -46,7 +46,7 @@ def _before_kernel(change: Callable[[dict[str, Any]], None]) -> Fault:
             change(named)
             return kernel(*named.values())
 
-        module._native = run
+        module._ops["cpu"] = run
 
     return plant
 

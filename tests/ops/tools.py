@@ -29,17 +29,17 @@ def stock(call: Call) -> Tensor:
 def native_arguments(call: Call) -> tuple[Any, tuple]:
     """The operator `lightops::<op>` behind a public call, and the packed arguments that it is called with."""
     module = importlib.import_module(f"lightops.ops.{call.op}")
-    handle, seen = module._native, []
+    handle, seen = module._ops["cpu"], []
 
     def record(*args: Any) -> Tensor:
         seen.append(args)
         return handle(*args)
 
-    module._native = record
+    module._ops["cpu"] = record
     try:
         run_public(call)
     finally:
-        module._native = handle
+        module._ops["cpu"] = handle
     return handle, seen[0]
 
 

@@ -201,8 +201,8 @@ def test_example_times_each_block(family: str) -> None:
 def test_example_leaves_out_what_is_slower(monkeypatch: pytest.MonkeyPatch) -> None:
     from lightops.swap import measure
 
-    times = iter([(1.0, 2.0), (2.0, 1.0)] * 50)
-    monkeypatch.setattr(measure, "_times", lambda stock, fused, device: next(times))
+    times = iter([{"stock": 1.0, "cpu": 2.0}, {"stock": 2.0, "cpu": 1.0}] * 50)
+    monkeypatch.setattr(measure, "_times", lambda runs, device: next(times))
     model = small("squeezenet")
     kinds = {r.name for r in lightops.explain(model).fused}
     report = lightops.swap_(model, torch.randn(1, 3, 64, 64))
