@@ -42,8 +42,10 @@ def test_signatures_are_the_schemas(module, name):
 
 LAZY = """
 import sys
-import lightops.swap, lightops.ops
-assert not [name for name in sys.modules if name == "triton" or name.startswith("lightops.kernels.triton")]
+import lightops.ops
+assert "triton" not in sys.modules
+import lightops.swap  # with torch's compiler, which may import triton
+assert not [name for name in sys.modules if name.startswith("lightops.kernels.triton")]
 """
 
 

@@ -46,12 +46,13 @@ def gpu(monkeypatch):
     monkeypatch.setattr(_triton, "reason", lambda: "triton")
     monkeypatch.setattr(_dispatch, "_CPU_REASON", "this CPU stands in for a GPU")
     monkeypatch.setattr(_native, "_for_gpu", lambda weight: True)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     for stem in OP_MODULES:
         module = importlib.import_module(f"lightops.ops.{stem}")
         for table in (v for k, v in vars(module).items() if k.startswith("_ops")):
             monkeypatch.setitem(table, "cuda", table["triton"])
-    return serving
+    # By its context manager: torch's own test helpers, in the same process, forbid plain assignment.
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield serving
 
 
 @pytest.fixture
