@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -73,7 +73,7 @@ def drop_slower(model: nn.Module, example: Tensor, search: Search) -> None:
         )
     parts = {new: _parts(new) for new in search.found()}
     timed: dict[Hashable, Times] = {}
-    with _evaluation(model), torch.no_grad(), tuning():
+    with _evaluation(model), torch.no_grad():
         inputs = _inputs(model, example, [part.modules[0] for found in parts.values() for part in found])
         for new, found in parts.items():
             _judge(new, found, inputs, search, timed)
@@ -121,7 +121,8 @@ def _measure(part: _Part, x: Tensor, name: str) -> Times:
     for backend, states in _candidates(part, x, failed).items():
         run = partial(_with_states, part, states, nhwc)
         try:
-            run()  # compiles, tunes
+            with tuning() if backend == "triton" else nullcontext():
+                run()  # compiles
         except Exception as error:  # a kernel may refuse what its backend serves in general
             failed[backend] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         else:

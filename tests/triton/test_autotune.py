@@ -237,6 +237,15 @@ def test_tuned_kernels_compute_the_same(monkeypatch):
     assert torch.equal(plain, torch.nn.functional.conv2d(x, w[0, :, :, None, None]).relu())
 
 
+@pytest.mark.parametrize("tf32", [False, True])
+def test_a_problem_knows_how_float32_is_multiplied(tf32):
+    x = torch.zeros(1, 8, 4, 4)
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32):
+        texts = [str(_autotune.problem_of("pointwise", x.to(t), x, 8, "f")) for t in (torch.float32, torch.bfloat16)]
+    assert texts == [f"pointwise {'tf32' if tf32 else 'float32'} 1x8x4x4 to 1x8x4x4, f",
+                     "pointwise bfloat16 1x8x4x4 to 1x8x4x4, f"]  # fmt: skip
+
+
 WRITER = """
 import sys
 from lightops.kernels.triton import _autotune

@@ -191,22 +191,24 @@ def test_a_backend_that_fails_on_a_block_is_passed_over(gpu, clock, want, monkey
     assert {r.op for r in report.declined} == {"fire"}
 
 
-def test_kernels_are_tuned_while_they_are_timed(gpu, clock, monkeypatch):
+def test_kernels_are_tuned_before_they_are_timed(gpu, monkeypatch):
     from lightops.kernels.triton import _autotune
 
-    inside = []
+    tuned_before = []
+
+    def times(runs, device):
+        tuned_before.append((_autotune._depth, len(_autotune._tuned)))
+        return dict.fromkeys(runs, 1.0)
+
+    monkeypatch.setattr(measure, "_times", times)
     monkeypatch.setattr(measure, "tuning", _autotune.tuning)
-    monkeypatch.setattr(
-        measure, "_times", lambda runs, device: inside.append(_autotune._depth) or dict.fromkeys(runs, 1.0)
-    )
     monkeypatch.setattr(_autotune, "seconds", lambda run: 1.0)
     monkeypatch.setattr(_autotune, "_remember", lambda *args: None)
     monkeypatch.setattr(_autotune, "_known", lambda problem: None)
+    monkeypatch.setattr(_autotune, "_tuned", {})
     lightops.swap_(tiny(), X)
-    assert set(inside) == {1}
-    assert _autotune._depth == 0
-    assert _autotune._tuned
-    _autotune._tuned.clear()
+    assert [depth for depth, _ in tuned_before] == [0, 0, 0]
+    assert [tuned for _, tuned in tuned_before] == [3, 4, 5], "of a Fire; the stem; the one that the wider Fire adds"
     _autotune._chosen.clear()
 
 

@@ -23,6 +23,7 @@ from triton.runtime.errors import OutOfResources, PTXASError
 
 from lightops import _env
 from lightops._version import __version__
+from lightops.kernels.triton._common import precision
 from lightops.kernels.triton._configs import Blocks, Problem
 
 Launch = Callable[[Blocks], None]
@@ -112,7 +113,8 @@ def device_name(index: int | None) -> str:
 
 def problem_of(kind: str, x: Tensor, out: Tensor, depth: int, form: str) -> Problem:
     device = device_name(x.device.index if x.is_cuda else None)
-    return Problem(kind, str(x.dtype)[6:], x.element_size(), device, tuple(x.shape), tuple(out.shape), depth, form)
+    dtype = "tf32" if precision(x.dtype) == "tf32" else str(x.dtype).removeprefix("torch.")
+    return Problem(kind, dtype, x.element_size(), device, tuple(x.shape), tuple(out.shape), depth, form)
 
 
 def _versions(device: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from training_cases.case import Output, TrainingCase, mean_and_size, var_and_size
 from training_cases.gemm import operand_rounding, place_weight, weight_fields
-from training_cases.norm_truth import Norm, backward, channel
+from training_cases.norm_truth import Norm, backward
 
 WHOLE_AT_MOST = 256.0  # integers that bfloat16 holds without gaps
 
