@@ -5,7 +5,10 @@ from pathlib import Path
 
 import harness
 import pytest
-from judge import run_case
+from judge import gpu_of, run_case
+from training_cases import CASES as TRAINING_CASES
+from training_cases.case import run as run_training
+from training_mutants import TRAINING_MUTANTS
 
 # file, what to replace, by what, the ops whose cases are run
 MUTANTS = {
@@ -176,6 +179,7 @@ MUTANTS = {
         ["conv1x1_bn_act"],
     ),
 }
+MUTANTS |= TRAINING_MUTANTS
 SEEDS = 60
 
 
@@ -183,7 +187,11 @@ def noticed(emulator, ops) -> bool:
     for op in ops:
         for seed in range(SEEDS):
             try:
-                run_case(emulator, op, seed)
+                if op in TRAINING_CASES:
+                    case = TRAINING_CASES[op](seed)
+                    run_training(emulator, case, gpu_of(case), seed)
+                else:
+                    run_case(emulator, op, seed)
             except AssertionError:
                 return True
     return False

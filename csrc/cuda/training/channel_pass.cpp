@@ -18,12 +18,15 @@ void join_images(std::initializer_list<Nhwc*> tensors) {
 }
 
 ChannelPass plan_pass(const Nhwc& x, int element_bytes) {
-  // A thread has a batch of four pixels in flight; less than four batches would not be worth a block's sums.
-  constexpr int kLeastSteps = 16;
+  // Small tensors: a block with a batch of four pixels a thread, rather than multiprocessors without one.
+  constexpr int kLeastSteps = 4;
   ChannelPass s{};
   const int64_t chunks = ceil_div(x.c * element_bytes, kChunkBytes);
+  // Groups of columns are whole sectors of 32 bytes; where a pixel is not, two of them are.
   s.columns = static_cast<int>(ceil_div(chunks, ceil_div(chunks, kMostColumns)));
+  if (chunks % 2 == 0) s.columns += s.columns % 2;
   s.lanes = kPassThreads / s.columns;
+  if (chunks % 2) s.lanes -= s.lanes % 2;
   s.groups = static_cast<int>(ceil_div(chunks, s.columns));
   s.pixels = static_cast<int>(x.n * x.h * x.w);
   const int64_t parts = std::max<int64_t>(1, kPassBlocks / s.groups);

@@ -14,7 +14,7 @@ from training_cases.norm_truth import SLOPE_AT_MOST, Norm, backward, channel, dr
 def draw_map(d: Draw) -> Tensor:
     """Shapes of a block and less, of several blocks a group of channels, of several groups."""
     if d.chance(0.2):
-        n, c, h, w = d.between(1, 3), d.channels(24), d.between(10, 40), d.between(10, 40)
+        n, c, h, w = d.between(1, 3), d.channels(40), d.between(10, 32), d.between(10, 32)
     elif d.chance(0.2):
         n, c, h, w = d.between(1, 2), d.between(30, 80) * 8, d.between(1, 4), d.between(1, 4)
     else:
@@ -87,7 +87,10 @@ def bn_act(seed: int) -> TrainingCase:
 def bn_act_backward(seed: int) -> TrainingCase:
     d = Draw(seed)
     x = draw_map(d)
-    n = draw_norm(d, x)
+    return backward_case(d, x, draw_norm(d, x))
+
+
+def backward_case(d: Draw, x: Tensor, n: Norm) -> TrainingCase:
     dy = d.values(*x.shape)
     case = TrainingCase("bn_act_backward", d, f"x{tuple(x.shape)} {n.text()} {d.dtype}")
     truth = backward(n, x, dy, dy.abs())
@@ -100,6 +103,19 @@ def bn_act_backward(seed: int) -> TrainingCase:
     case.fields += gradient_vectors(case, n, truth)
     case.schema = (gv, xv, *n.schema(), n.batch)
     return case
+
+
+def infinite_pixel(seed: int) -> TrainingCase:
+    """bn_act_backward at infinities and NaN, which reach what depends on them and nothing else."""
+    d = Draw(seed)
+    while not d.exact:
+        d = Draw(seed := seed + 10**6)
+    x = d.values(d.between(1, 2), d.channels(40), d.side(1, 6), d.side(1, 6))
+    n = draw_norm(d, x)
+    for _ in range(d.between(1, 3)):
+        at = [d.between(0, size - 1) for size in x.shape]
+        x[tuple(at)] = d.pick(float("inf"), float("-inf"), float("nan"))
+    return backward_case(d, x, n)
 
 
 def head_map(d: Draw) -> Tensor:
@@ -224,4 +240,13 @@ def finish_gradient(seed: int) -> TrainingCase:
     return case
 
 
-CASES = (batch_stats, bn_act, bn_act_backward, bn_act_mean, bn_act_mean_backward, norm_gradient, finish_gradient)
+CASES = (
+    batch_stats,
+    bn_act,
+    bn_act_backward,
+    infinite_pixel,
+    bn_act_mean,
+    bn_act_mean_backward,
+    norm_gradient,
+    finish_gradient,
+)

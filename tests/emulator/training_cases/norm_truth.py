@@ -100,9 +100,9 @@ def slope(z: Tensor, act: str) -> Tensor:
     if act == "none":
         return torch.ones_like(z)
     if act == "relu":
-        return (z > 0).double()
+        return (~(z <= 0)).double()  # a NaN passes the gradient, as in torch
     if act == "relu6":
-        return ((z > 0) & (z < 6)).double()
+        return (~((z <= 0) | (z >= 6))).double()
     if act == "hardswish":
         return torch.where(z <= -3, 0.0, torch.where(z >= 3, 1.0, z / 3 + 0.5)).double()
     gate = torch.sigmoid(z)

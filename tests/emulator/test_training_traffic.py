@@ -1,0 +1,172 @@
+"""How often the training kernels that are bound by memory move each tensor, at the networks' shapes in bfloat16."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from harness import DTYPE_CODES, Gpu, nhwc_fields, pointer, window_fields
+from torch import Tensor
+from training_cases.norm_truth import Norm
+
+DTYPE = torch.bfloat16
+RELU = 1
+
+
+@dataclass
+class Call:
+    op: str
+    fields: list[int]
+    read: dict[str, Tensor]
+    written: dict[str, Tensor]
+    vectors: dict[str, Tensor]
+
+
+def image(c: int, h: int, w: int | None = None) -> Tensor:
+    return torch.randn(1, h, w or h, c).to(DTYPE).permute(0, 3, 1, 2)
+
+
+def norm_of(x: Tensor) -> Norm:
+    c, wide = x.shape[1], x.float()
+    return Norm(wide.mean((0, 2, 3)), wide.var((0, 2, 3)), torch.rand(c) + 0.5, torch.randn(c), 1e-5, "relu", True)
+
+
+def prepare(
+    op: str, x: Tensor, read: dict[str, Tensor], written: dict[str, Tensor], vectors: dict[str, Tensor]
+) -> Call:
+    return Call(op, [DTYPE_CODES[DTYPE]], {"x": x, **read}, written, vectors)
+
+
+def batch_stats(c: int, hw: int) -> Call:
+    x, out = image(c, hw), {"mean": torch.empty(c), "var": torch.empty(c)}
+    call = prepare("batch_stats", x, {}, {}, out)
+    call.fields += [*nhwc_fields(x), *map(pointer, out.values())]
+    return call
+
+
+def bn_act(c: int, hw: int) -> Call:
+    x, out = image(c, hw), image(c, hw)
+    n = norm_of(x)
+    call = prepare("bn_act", x, {}, {"out": out}, n.vectors())
+    call.fields += [*nhwc_fields(x), *nhwc_fields(None), *nhwc_fields(out), *n.fields(), RELU]
+    return call
+
+
+def bn_act_backward(c: int, hw: int) -> Call:
+    x, dy, dx = image(c, hw), image(c, hw), image(c, hw)
+    n, grads = norm_of(x), {"dgamma": torch.empty(c), "dbeta": torch.empty(c)}
+    call = prepare("bn_act_backward", x, {"dy": dy}, {"dx": dx}, n.vectors() | grads)
+    call.fields += [
+        *nhwc_fields(dy),
+        *nhwc_fields(x),
+        *nhwc_fields(dx),
+        *n.fields(),
+        RELU,
+        *map(pointer, grads.values()),
+    ]
+    return call
+
+
+def bn_act_mean(c: int, hw: int) -> Call:
+    x, out = image(c, hw), torch.empty(1, c, dtype=DTYPE)
+    n = norm_of(x)
+    call = prepare("bn_act_mean", x, {}, {"out": out}, n.vectors())
+    call.fields += [*nhwc_fields(x), *n.fields(), RELU, pointer(out)]
+    return call
+
+
+def bn_act_max_pool2d(c: int, hw: int) -> Call:
+    x, out = image(c, hw), image(c, hw // 2)
+    n = norm_of(x)
+    call = prepare("bn_act_max_pool2d", x, {}, {"out": out}, n.vectors())
+    call.fields += [*nhwc_fields(x), *nhwc_fields(out), *n.fields(), RELU, *window_fields(3, 2, 1)]
+    return call
+
+
+def bn_act_max_pool2d_backward(c: int, hw: int) -> Call:
+    x, dy, dx = image(c, hw), image(c, hw // 2), image(c, hw)
+    n, grads = norm_of(x), {"dgamma": torch.empty(c), "dbeta": torch.empty(c)}
+    call = prepare("bn_act_max_pool2d_backward", x, {"dy": dy}, {"dx": dx}, n.vectors() | grads)
+    call.fields += [*nhwc_fields(dy), *nhwc_fields(x), *nhwc_fields(dx), *n.fields(), RELU, *window_fields(3, 2, 1)]
+    call.fields += map(pointer, grads.values())
+    return call
+
+
+def depthwise(c: int, hw: int, stride: int) -> Call:
+    x, y = image(c, hw), image(c, hw // stride)
+    n, more = norm_of(x), {"w": torch.randn(c, 1, 3, 3).to(DTYPE), "mean_y": torch.empty(c), "var_y": torch.empty(c)}
+    call = prepare("bn_act_conv2d", x, {}, {"y": y}, n.vectors() | more)
+    call.fields += [*nhwc_fields(x), *nhwc_fields(y), *n.fields(), RELU, pointer(more["w"]), 0]
+    call.fields += [*window_fields(3, stride, 1), c, 0, pointer(more["mean_y"]), pointer(more["var_y"])]
+    return call
+
+
+def depthwise_backward(c: int, hw: int, stride: int) -> Call:
+    x, dy, dx = image(c, hw), image(c, hw // stride), image(c, hw)
+    n, w = norm_of(x), torch.randn(c, 1, 3, 3).to(DTYPE)
+    grads = {"dgamma": torch.empty(c), "dbeta": torch.empty(c), "dw": torch.empty_like(w)}
+    call = prepare("bn_act_conv2d_backward", x, {"dy": dy}, {"dx": dx}, n.vectors() | grads | {"w": w})
+    call.fields += [
+        *nhwc_fields(dy),
+        *nhwc_fields(x),
+        *n.fields(),
+        RELU,
+        pointer(w),
+        *window_fields(3, stride, 1),
+        c,
+        0,
+    ]
+    call.fields += [*nhwc_fields(dx), *map(pointer, grads.values()), 0]
+    return call
+
+
+# A single image is cut finest: strips of seven rows, which read nine, and blocks of 32 columns, which read 34; of dy at
+# stride 2, eight rows and 18 columns for 16. A batch of 256 has strips of 28 rows and blocks of whole rows.
+STRIP, STRIP_STRIDED = 9 / 7 * 34 / 32 * 1.01, 8 / 7 * 18 / 16
+# Blocks of a row or so: a pooled row reads three rows of x, two of them new; a row of x reads up to two pooled ones.
+POOL, POOL_GRADIENT = 1.25, 2.75
+# What is moved of each tensor, times its size. Two passes over x where batch statistics need their sums first.
+NETWORK = {
+    "densenet121 norm of a block's buffer": (batch_stats, (256, 56), {"x": 1}),
+    "densenet121 last norm": (bn_act, (1024, 7), {"x": 1, "out": 1}),
+    "mobilenet_v2 linear end": (bn_act, (24, 56), {"x": 1, "out": 1}),
+    "mobilenet_v2 linear end, backward": (bn_act_backward, (24, 56), {"x": 2, "dy": 2, "dx": 1}),
+    "densenet121 last norm, backward": (bn_act_backward, (1024, 7), {"x": 2, "dy": 2, "dx": 1}),
+    "densenet121 head": (bn_act_mean, (1024, 7), {"x": 1, "out": 1}),
+    "densenet121 pool": (bn_act_max_pool2d, (64, 112), {"x": POOL, "out": 1}),
+    "densenet121 pool, backward": (
+        bn_act_max_pool2d_backward,
+        (64, 112),
+        {"x": 1 + POOL, "dy": 1 + POOL_GRADIENT, "dx": 1},
+    ),
+    "mobilenet_v1 dw2": (depthwise, (32, 112, 1), {"x": STRIP, "y": 1}),
+    "mobilenet_v1 dw3": (depthwise, (64, 112, 2), {"x": 1.15, "y": 1}),
+    "mobilenet_v1 dw6": (depthwise, (256, 28, 1), {"x": STRIP, "y": 1}),
+    "mobilenet_v1 dw14": (depthwise, (1024, 7, 1), {"x": 1, "y": 1}),
+    "mobilenet_v1 dw2, backward": (depthwise_backward, (32, 112, 1), {"x": 2, "dy": 2 * STRIP, "dx": 1}),
+    "mobilenet_v1 dw3, backward": (depthwise_backward, (64, 112, 2), {"x": 2, "dy": 2 * STRIP_STRIDED, "dx": 1}),
+    "mobilenet_v1 dw6, backward": (depthwise_backward, (256, 28, 1), {"x": 2, "dy": 2 * STRIP, "dx": 1}),
+    "mobilenet_v1 dw14, backward": (depthwise_backward, (1024, 7, 1), {"x": 2, "dy": 2, "dx": 1}),
+}
+
+
+@pytest.mark.parametrize("name", NETWORK)
+def test_tensors_move_as_often_as_they_must(emulator, name):
+    build, args, times = NETWORK[name]
+    torch.manual_seed(0)
+    call = build(*args)
+    regions = [(t, False, label) for label, t in call.read.items()]
+    regions += [(t, True, label) for label, t in (call.written | call.vectors).items()]
+    outcome = emulator.run(call.op, call.fields, regions, Gpu(132), counting=True)
+    assert outcome.refusal is None
+    assert outcome.faults == []
+    c = outcome.counters
+    for label, tensor in (call.read | call.written).items():
+        way = c["read" if label in call.read else "written"][label]
+        moved = way["block_bytes"] / (tensor.numel() * tensor.element_size())
+        assert moved <= times[label] * 1.001, f"{label} moves {moved:.3f} times, want {times[label]:.3f}"
+        assert way["requested"] / way["sector_bytes"] >= 0.999, f"{label} is moved in parts of sectors"
+    assert set(c["written"]) - {"workspace"} <= set(call.written | call.vectors)
+    if c["shared_wavefronts"]:
+        assert 1 - c["shared_ideal"] / c["shared_wavefronts"] <= 0.05, c["conflicts"]
