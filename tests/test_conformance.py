@@ -44,9 +44,13 @@ TRAINING_SIBLINGS = {
     "public function": "lightops/ops/training/{op}.py",
     "test": "tests/ops/training/test_{op}.py",
 }
-# File and operator, where the operator's name is not free: inference has a dense block and a Fire too.
+# File and operator, where the operator's name is not free: inference has a dense block, a Fire and a stem too.
 TRAINING_OPS = {
-    header.stem: {"dense_block": "dense_block_train", "fire": "fire_train"}.get(header.stem, header.stem)
+    header.stem: {
+        "dense_block": "dense_block_train",
+        "fire": "fire_train",
+        "stem": "stem_train",
+    }.get(header.stem, header.stem)
     for header in sorted(TRAINING.glob("*.h"))
     if header.stem not in NOT_A_TRAINING_OP
 }

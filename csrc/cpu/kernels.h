@@ -18,6 +18,7 @@
 #include "lightops/training/dense_block.h"
 #include "lightops/training/dropout_noise.h"
 #include "lightops/training/fire.h"
+#include "lightops/training/stem.h"
 #include "lightops/transition.h"
 
 // The op index of the CPU path.
@@ -45,6 +46,8 @@
   X(inverted_residual, InvertedResidualParams)                 \
   X(max_pool2d, MaxPool2dParams)                               \
   X(stem, StemParams)                                          \
+  X(stem_train, StemTrainParams)                               \
+  X(stem_train_backward, StemTrainBackwardParams)              \
   X(transition, TransitionParams)
 
 namespace lightops {

@@ -1,130 +1,43 @@
-#include "lightops/stem.h"
-
 #include "engine/entry.h"
-#include "engine/rows.h"
-#include "engine/strip.h"
+#include "engine/stem_rows.h"
 
 namespace lightops {
 namespace LIGHTOPS_ISA {
 namespace {
 
-// Every task takes a share of the final rows. Without a pool that is a plain strip convolution. With one, the
-// convolution writes compute-type rows into a strip from which pooled rows are taken; rows that the next pooled strip
-// needs again are kept, so the full-size activation never exists.
+// Every task takes a share of the final rows.
 template <class C> struct Body {
   const StemParams& p;
-  const Window& w = p.window;
-  int64_t tasks = p.parallel.threads;
-  int64_t padded_width = p.x.w + 2 * w.padding[1];
-  int64_t in_row = padded_width * p.x.c;
-  int64_t span = w.dilation[0] * (w.kernel[0] - 1) + 1;
-  int64_t conv_height = w.out(0, p.x.h), conv_width = w.out(1, p.x.w);
-  int64_t conv_row = conv_width * p.out.c;
-  int64_t rows;  // final rows of a strip
+  StemRows<C> stem{p};
 
-  explicit Body(const StemParams& params) : p(params) {
-    const int64_t fit = kScratchBytes / int64_t(sizeof(C));
-    if (p.pooled) {
-      const int64_t conv_rows = fit / (conv_row + w.stride[0] * in_row);
-      rows = (conv_rows - p.pool.kernel[0]) / p.pool.stride[0] + 1;
-    } else {
-      rows = (fit / in_row - span) / w.stride[0] + 1;
-    }
-    if (rows < 1) rows = 1;
-    if (rows > p.out.h) rows = p.out.h;
-  }
+  explicit Body(const StemParams& params) : p(params) {}
 
-  int64_t conv_rows(int64_t out_rows) const {
-    return p.pooled ? (out_rows - 1) * p.pool.stride[0] + p.pool.kernel[0] : out_rows;
-  }
-  int64_t input_rows(int64_t conv_rows) const { return (conv_rows - 1) * w.stride[0] + span; }
+  int64_t workspace() const { return stem.tasks * stem.task_bytes(); }
 
-  struct Scratch { C* input; C* conv; };
-  Scratch scratch(Arena& arena) const {
-    Scratch s;
-    s.input = arena.take<C>(input_rows(conv_rows(rows)) * in_row);
-    s.conv = p.pooled ? arena.take<C>(conv_rows(rows) * conv_row) : nullptr;
-    return s;
-  }
-  int64_t task_bytes() const {
-    Arena arena;
-    scratch(arena);
-    return arena.used();
-  }
-  int64_t workspace() const { return tasks * task_bytes(); }
-
-  // Convolution rows [y, y + count) of image n to `out`.
-  void convolve(int64_t n, int64_t y, int64_t count, C* input, void* out, DType out_type, int64_t out_row,
-                int64_t out_pixel) const {
-    const int64_t top = y * w.stride[0] - w.padding[0];
-    for (int64_t i = 0; i < input_rows(count); ++i) {
-      if (p.planar)
-        load_planar_row<C>(at(p.x.data, p.type, n * p.x.c * p.x.h * p.x.w), p.type, p.x.c, p.x.h, p.x.w, top + i,
-                           w.padding[1], input + i * in_row);
-      else
-        load_padded_row<C>(p.x, p.type, n, top + i, w.padding[1], Prologue<C>{}, input + i * in_row);
-    }
-    StripConv<C> s;
-    s.in = input;
-    s.in_row = in_row;
-    s.in_width = padded_width;
-    s.in_rows = input_rows(count);
-    s.channels = p.x.c;
-    s.window = w;
-    s.weights = static_cast<const C*>(p.weight);
-    s.bias = static_cast<const C*>(p.bias);
-    s.outputs = p.out.c;
-    s.act = p.act;
-    s.rows = count;
-    s.width = conv_width;
-    s.out = out;
-    s.out_type = out_type;
-    s.out_row = out_row;
-    s.out_pixel = out_pixel;
-    conv_strip(s);
-  }
-
-  // Final rows [first, last) of image n.
-  void pooled_rows(int64_t n, int64_t first, int64_t last, const Scratch& s) const {
-    int64_t have = 0, start = 0;  // convolution rows [start, have) are in s.conv
-    for (int64_t y = first; y < last; y += rows) {
-      const int64_t count = rows < last - y ? rows : last - y;
-      const int64_t top = y * p.pool.stride[0] - p.pool.padding[0];
-      const int64_t from = top < 0 ? 0 : top;
-      const int64_t end = top + conv_rows(count) < conv_height ? top + conv_rows(count) : conv_height;
-      const bool reuse = have > from;
-      if (reuse) memmove(s.conv, s.conv + (from - start) * conv_row, size_t((have - from) * conv_row) * sizeof(C));
-      const int64_t next = reuse ? have : from;
-      if (end > next)
-        convolve(n, next, end - next, s.input, s.conv + (next - from) * conv_row, compute_type<C>, conv_row, p.out.c);
-      start = from;
-      have = end;
-      for (int64_t i = 0; i < count; ++i) {
-        const int64_t window = top + i * p.pool.stride[0];
-        const int64_t a = window < 0 ? 0 : window;
-        const int64_t b = window + p.pool.kernel[0] < conv_height ? window + p.pool.kernel[0] : conv_height;
-        max_pool_row<C>(s.conv + (a - start) * conv_row, conv_row, p.out.c, b - a, conv_width, p.out.c,
-                        p.pool.kernel[1], p.pool.stride[1], p.pool.padding[1], p.out.w,
-                        at(p.out.data, p.type, n * p.out.image + (y + i) * p.out.row()), p.type, p.out.pixel);
-      }
-    }
+  void pooled(int64_t n, int64_t first, int64_t last, const typename StemRows<C>::Scratch& s) const {
+    stem.pooled_rows(n, first, last, s, [&](int64_t top, const C* in, int64_t y) {
+      const int64_t start = top < 0 ? 0 : top, end = top + p.pool.kernel[0];
+      max_pool_row<C>(in, stem.conv_row, p.out.c, (end < stem.conv_height ? end : stem.conv_height) - start, stem.conv_width,
+                      p.out.c, p.pool.kernel[1], p.pool.stride[1], p.pool.padding[1], p.out.w,
+                      at(p.out.data, p.type, n * p.out.image + y * p.out.row()), p.type, p.out.pixel);
+    });
   }
 
   void run() const {
-    for_tasks(p.parallel, tasks, [&](int64_t task) {
-      Arena arena(static_cast<char*>(p.workspace) + task * task_bytes());
-      const Scratch s = scratch(arena);
-      const Share part = share(p.x.n * p.out.h, task, tasks);
+    for_tasks(p.parallel, stem.tasks, [&](int64_t task) {
+      Arena arena(static_cast<char*>(p.workspace) + task * stem.task_bytes());
+      const auto s = stem.scratch(arena);
+      const Share part = share(p.x.n * p.out.h, task, stem.tasks);
       for (int64_t row = part.first, step; row < part.last; row += step) {
         const int64_t n = row / p.out.h, y = row % p.out.h;
         step = part.last - row < p.out.h - y ? part.last - row : p.out.h - y;
         if (p.pooled) {
-          pooled_rows(n, y, y + step, s);
+          pooled(n, y, y + step, s);
           continue;
         }
-        if (step > rows) step = rows;
-        convolve(n, y, step, s.input, at(p.out.data, p.type, n * p.out.image + y * p.out.row()), p.type, p.out.row(),
-                 p.out.pixel);
+        if (step > stem.rows) step = stem.rows;
+        stem.convolve(n, y, step, s.input, at(p.out.data, p.type, n * p.out.image + y * p.out.row()), p.type, p.out.row(),
+                      p.out.pixel);
       }
     });
   }

@@ -11,6 +11,7 @@ from lightops.modules._base import Container, FusedModule
 from lightops.modules._flow import Flow
 from lightops.modules._reader import ConvParams, Decline, Reader, Unit
 from lightops.modules._runner import Piece
+from lightops.ops import training
 from lightops.ops.stem import pack_stem, run_stem, run_stem_out, stem_out_size
 from lightops.reference import MaxPool
 
@@ -65,11 +66,15 @@ class StemPiece(Piece):
     run_into = staticmethod(run_stem_out)
 
     def train(self, params: _Params, flow: Flow, winograd: int) -> Flow:
-        flow = flow.conv(params.conv)
-        pool = params.pool
+        conv, pool = params
         if pool is None:
-            return flow
-        return flow.max_pool((pool.kernel,) * 2, (pool.stride,) * 2, (pool.padding,) * 2, pool.ceil_mode)
+            return flow.conv(conv)
+        window = (pool.kernel,) * 2, (pool.stride,) * 2, (pool.padding,) * 2, pool.ceil_mode
+        pending = flow.norm is not None or flow.act != "none"
+        if conv.bn is None and not pending and training.stem_train_fits(flow.raw, conv.act, window[0]):
+            geometry = conv.stride, conv.padding, conv.act, *window
+            return flow.plain(training.stem_train(flow.raw, conv.weight, conv.bias, *geometry))
+        return flow.conv(conv).max_pool(*window)
 
 
 class Stem(Container, FusedModule):

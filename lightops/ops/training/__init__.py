@@ -14,6 +14,7 @@ from lightops.ops.training.bn_act_mean import bn_act_mean
 from lightops.ops.training.dense_block import DenseBlockOut, dense_block_train
 from lightops.ops.training.dropout import dropout, explain_dropout
 from lightops.ops.training.fire import fire_train
+from lightops.ops.training.stem import stem_train, stem_train_fits
 
 __all__ = [
     "DenseBlockOut",
@@ -28,4 +29,6 @@ __all__ = [
     "explain",
     "explain_dropout",
     "fire_train",
+    "stem_train",
+    "stem_train_fits",
 ]

@@ -12,6 +12,7 @@ from lightops.reference.training.bn_act_max_pool2d import bn_act_max_pool2d
 from lightops.reference.training.bn_act_mean import bn_act_mean
 from lightops.reference.training.dense_block import dense_block_train
 from lightops.reference.training.fire import fire_train
+from lightops.reference.training.stem import stem_train
 
 __all__ = [
     "batch_stats",
@@ -22,4 +23,5 @@ __all__ = [
     "dense_block_train",
     "fire_train",
     "prologue",
+    "stem_train",
 ]

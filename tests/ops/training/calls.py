@@ -90,6 +90,8 @@ def calls(dtype: torch.dtype = torch.float64) -> dict[str, Callable[[], Call]]:
     for conv in _CONVS:
         for name in ("batch relu", "frozen relu", "nothing") if conv not in ("1x1", "depthwise") else names:
             made[f"bn_act_conv2d, {conv}, {name}"] = lambda conv=conv, name=name: _conv(Draw(dtype), conv, name)
+    for act in ("none", "relu"):
+        made[f"stem_train, {act}"] = lambda act=act: _stem(Draw(dtype), act)
     made["fire_train"] = lambda: _fire(Draw(dtype), biased=True)
     made["fire_train without bias"] = lambda: _fire(Draw(dtype), biased=False)
     for bottleneck in (0, 3):
@@ -124,6 +126,14 @@ def _conv(draw: Draw, conv: str, name: str) -> Call:
         return training.bn_act_conv2d(x, make(x, *params), weight, *bias, **options)[0]
 
     return Call(run, [x, weight, *bias, *params])
+
+
+def _stem(draw: Draw, act: str) -> Call:
+    geometry = ((2, 1), (1, 0), act, (3, 2), (2, 1), (1, 0), True)
+    return Call(
+        lambda x, w, b: training.stem_train(x, w, b, *geometry),
+        [draw(2, CHANNELS, 9, 7), draw(5, CHANNELS, 3, 2), draw(5)],
+    )
 
 
 def _fire(draw: Draw, biased: bool) -> Call:

@@ -20,6 +20,7 @@ ONE_EACH = (
     "bn_act_max_pool2d, batch relu",
     "bn_act_conv2d, 1x1, batch relu",
     "bn_act_conv2d, depthwise, batch relu",
+    "stem_train, relu",
     "fire_train",
     "dense_block_train, 3, batch",
 )
