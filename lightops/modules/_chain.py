@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lightops.modules._base import FusedModule
 from lightops.modules._flow import Flow, Pass, apply_dropout
-from lightops.modules._guard import hook_dicts, is_plain
+from lightops.modules._guard import is_hooked, is_plain
 from lightops.modules._program import Leaf, leaf_of, leaves_of, make_program
 from lightops.modules._reader import DROPOUTS, Decline, qualified_type
 from lightops.modules._runner import NothingToTrain, Piece, Runner, State
@@ -292,7 +292,7 @@ def _consumer(step: _Step) -> State | None:
     runner = step.runner
     if runner is None:
         child = step.children[0]
-        if not isinstance(child, DenseBlock) or any(hook_dicts(child)):
+        if not isinstance(child, DenseBlock) or is_hooked(child):
             return None
         runner = child._runners[0]
     state = runner.state
@@ -302,12 +302,7 @@ def _consumer(step: _Step) -> State | None:
 
 def _producer(child: nn.Module, x: Any) -> tuple[Runner, State] | None:
     """The one piece of a Sequential child that can write into a buffer, when the child may be bypassed for it."""
-    if (
-        not isinstance(child, Chain)
-        or len(child._runners) != 1
-        or any(hook_dicts(child))
-        or "forward" in child.__dict__
-    ):
+    if not isinstance(child, Chain) or len(child._runners) != 1 or is_hooked(child) or "forward" in child.__dict__:
         return None
     runner = child._runners[0]
     if not runner.can_run_into or len(child._current_plan().steps) != 1:

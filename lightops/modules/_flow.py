@@ -66,13 +66,14 @@ class Pass:
         """
         groups: dict[Any, _Group] = {}
         seen: set[nn.Module] = set()
+        counters: list[Tensor] = []
         with torch.no_grad():
             for module, mean, var, count in self._entries:
                 if module in seen:
                     _update(groups)
                     groups, seen = {}, set()
                 seen.add(module)
-                factor = _factor(module)
+                factor = _factor(module, counters)
                 if module.running_mean is not None:
                     # A traced count may be symbolic, which is no key.
                     key = len(groups) if torch.compiler.is_compiling() else (factor, count, module.running_mean.dtype)
@@ -80,6 +81,8 @@ class Pass:
                     for values, value in zip(lists, (module.running_mean, module.running_var, mean, var), strict=True):
                         values.append(value)
             _update(groups)
+            if counters:
+                torch._foreach_add_(counters, 1)
         self._entries.clear()
         return _mark_end(y)
 
@@ -110,14 +113,14 @@ class _End(torch.autograd.Function):
         return dy
 
 
-def _factor(module: nn.Module) -> float:
-    """The weight of this batch, the counter moved on by one."""
+def _factor(module: nn.Module, counters: list[Tensor]) -> float:
+    """The weight of this batch. The counter is moved on by one, or put on the list of those that shall be."""
     counter, momentum = module.num_batches_tracked, module.momentum
-    if counter is not None:
-        counter.add_(1)
-        if momentum is None:
-            return 1.0 / float(counter)
-    return 0.0 if momentum is None else momentum
+    if momentum is not None:
+        if counter is not None:
+            counters.append(counter)
+        return momentum
+    return 0.0 if counter is None else 1.0 / float(counter.add_(1))
 
 
 def _update(groups: dict[Any, _Group]) -> None:

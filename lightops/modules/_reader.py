@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightops.modules._guard import GLOBAL_HOOKS, Guard, hook_dicts
+from lightops.modules._guard import GLOBAL_HOOKS, Guard, is_hooked
 from lightops.ops._dispatch import KERNEL_DTYPES
 from lightops.reference import BatchNormParams, MaxPool
 
@@ -129,7 +129,7 @@ class Reader:
         module = parent._modules.get(key)
         if module is None:
             raise Decline(f"{path} is missing")
-        if any(hook_dicts(module)):
+        if is_hooked(module):
             raise Decline(f"{path} has a hook")
         if "forward" in module.__dict__:
             raise Decline(f"{path} has its forward overridden")
@@ -167,8 +167,8 @@ class Reader:
     def conv(self, path: str) -> ConvParams:
         """A zero-padded `nn.Conv2d`, as ConvParams without BN and activation."""
         module = self.module(path)
-        same = qualified_type(module) == _TIMM_CONV_SAME
-        if type(module) is not nn.Conv2d and not same:
+        same = type(module) is not nn.Conv2d
+        if same and qualified_type(module) != _TIMM_CONV_SAME:
             raise Decline(f"{path} is {_describe(module, 'Conv2d')}")
         stride, padding, dilation, groups, mode, kernel = self.attrs(module, _CONV)
         if mode != "zeros":
@@ -205,12 +205,12 @@ class Reader:
     def norm_module(self, path: str) -> tuple[nn.Module, str]:
         """The BN at `path`, and the activation that it contains if it is a combined norm-act module."""
         module = self.module(path)
+        if type(module) is nn.BatchNorm2d:
+            return module, "none"
         if qualified_type(module) == _TIMM_NORM_ACT:
             self.inactive(f"{path}.drop")
             return module, self.act(f"{path}.act")
-        if type(module) is not nn.BatchNorm2d:
-            raise Decline(f"{path} is {_describe(module, 'BatchNorm2d')}")
-        return module, "none"
+        raise Decline(f"{path} is {_describe(module, 'BatchNorm2d')}")
 
     def act(self, path: str) -> str:
         """The name of the activation at `path`."""

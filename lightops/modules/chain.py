@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lightops.modules._base import Container
 from lightops.modules._chain import Chain, Run, walkable
 from lightops.modules._flow import Flow
-from lightops.modules._guard import hook_dicts
+from lightops.modules._guard import is_hooked
 from lightops.modules._reader import Decline, Residual
 
 
@@ -63,7 +63,7 @@ class FusedChain(Container, Chain):
         """
         for path in self._containers:
             module = self.get_submodule(path)
-            if any(hook_dicts(module)) or "forward" in module.__dict__:
+            if is_hooked(module) or "forward" in module.__dict__:
                 return True
         neutral = (self.get_submodule(path) for path in self._neutral)
         return any(module.training and type(module) is not nn.Identity for module in neutral)

@@ -1,71 +1,12 @@
-#include "training/bn_act_depthwise.h"
-
 #include "engine/depthwise.h"
-#include "engine/depthwise_grad.h"
+#include "engine/entry.h"
 #include "engine/moments.h"
-#include "engine/norm.h"
-#include "engine/parallel.h"
-#include "engine/rows.h"
+#include "training/bn_act_depthwise.h"
+#include "training/depthwise_chunks.h"
 
 namespace lightops {
 namespace LIGHTOPS_ISA {
 namespace {
-
-// Work goes by chunks: rows of one image that stay in L2 from pass to pass. The rows of x in a chunk take this much;
-// beside them lie their normalised form, their gradient and the rows of y.
-constexpr int64_t kChunkBytes = 160 << 10;
-// A batch is cut into at least about so many chunks, so that there is something to share, but not into fewer rows than
-// these: neighbouring chunks read the rows of the window's overhang twice.
-constexpr int64_t kLeastChunks = 16, kLeastRows = 4;
-// Sums of weight gradients that are kept apart, each over a run of chunks, and merged in order. Small maps have fewer:
-// they would spend their time on the sums.
-constexpr int64_t kMostParts = 32, kLeastParts = 8, kPixelsPerTap = 16;
-// A sum in one chain of more pixels than this is taken chunk by chunk.
-constexpr int64_t kChain = 1024;
-
-// Tensors from here on are fetched ahead row by row; smaller ones are in L3, where it costs more than it brings (512
-// channels at 14 x 14, batch 8: 0.64 ms without, 0.75 with).
-constexpr int64_t kFarBytes = 8 << 20;
-// A gradient from here on, twice L2, would leave it before anybody reads it.
-constexpr int64_t kStreamBytes = 2 << 20;
-
-// Chunks of rows of `map`, each of which goes with row_bytes of x: cut by sizes alone.
-inline Cut cut_rows(const Nhwc& map, int64_t row_bytes) {
-  int64_t step = kChunkBytes / row_bytes, fair = ceil_div(map.n * map.h, kLeastChunks);
-  if (fair < kLeastRows) fair = kLeastRows;
-  if (step > fair) step = fair;
-  if (step > map.h) step = map.h;
-  if (step < 1) step = 1;
-  return {map.n, map.h, map.w, ceil_div(map.h, ceil_div(map.h, step))};  // of equal size
-}
-
-// The per-channel vectors that every task reads.
-template <class C> struct Shared {
-  C *scale = nullptr, *shift = nullptr;  // of the norm; null without one
-  C* packed = nullptr;                   // weights
-  C* dense = nullptr;                    // weights in the compute type, before and after packing
-
-  Shared(Arena& arena, const Norm& norm, int64_t channels, int64_t taps) {
-    if (norm.mean) {
-      scale = arena.take<C>(channels);
-      shift = arena.take<C>(channels);
-    }
-    packed = arena.take<C>(round_up(channels, kGroup) * taps);
-    dense = arena.take<C>(channels * taps);
-  }
-  template <class Params> void fill(const Params& p, int64_t taps) const {
-    if (scale) affine_of<C>(p.norm, p.x.c, scale, shift);
-    load_pixels<C>(p.weight, p.type, 0, 1, p.x.c * taps, Prologue<C>{}, dense);
-    depthwise_pack<C>(dense, p.x.c, taps, packed);
-  }
-  Prologue<C> prologue(Act act) const {
-    Prologue<C> u;
-    u.scale = scale;
-    u.shift = shift;
-    u.act = act;
-    return u;
-  }
-};
 
 template <class C> struct Forward {
   const BnActConv2dParams& p;
@@ -79,13 +20,13 @@ template <class C> struct Forward {
 
   int64_t taps() const { return w.kernel[0] * w.kernel[1]; }
   struct Frame {
-    Shared<C> shared;
+    DepthwiseShared<C> shared;
     C* bias;
     C* parts;         // [chunks][2][C]: mean and deviation of each
     int64_t* counts;  // pixels of each
   };
   Frame frame(Arena& arena) const {
-    const Shared<C> shared(arena, p.norm, p.x.c, taps());
+    const DepthwiseShared<C> shared(arena, p.norm, p.x.c, taps());
     Frame f{shared, nullptr, nullptr, nullptr};
     if (p.bias) f.bias = arena.take<C>(p.y.c);
     if (p.mean) {
@@ -165,241 +106,9 @@ template <class C> struct Forward {
   }
 };
 
-// Pass one goes over the chunks of x once: du and the weight gradient, and from du either dx (nothing depends on the batch)
-// or the two sums of the norm's backward. In training the second pass computes du again instead of storing it: reading
-// dy twice costs less than writing a tensor and reading it back, and a 16-bit dz is never rounded.
-template <class C> struct Backward {
-  const BnActConv2dBackwardParams& p;
-  int64_t tasks = p.parallel.threads;
-  Cut cut = cut_rows(p.x, p.x.w* p.x.c* int64_t(sizeof(C)));
-  int64_t parts = count_parts();
-  bool chained = cut.total() <= kChain * parts;
-  bool raw = !p.norm.mean && p.act == Act::none;  // u is x, du is dx
-  bool computed = p.type == compute_type<C>;
-  bool two_passes = p.norm.mean && p.norm.batch && p.dx.data;
-  bool sums = p.dgamma || two_passes;
-  // Where dz has its own precision in dx and a pixel of du costs as much as reading it back, it is stored.
-  bool stored = two_passes && computed && p.window.stride[0] == 1 && p.window.stride[1] == 1;
-  bool dy_in_place = computed && p.dy.pixel == p.dy.c;
-  bool u_in_place = computed && raw && p.x.pixel == p.x.c;
-  bool du_in_place = computed && p.dx.data && (raw || stored);
-  int64_t row = p.x.w * p.x.c;  // of u and du
-  DepthwiseGrad<C> d;
-
-  explicit Backward(const BnActConv2dBackwardParams& params) : p(params) {
-    d.window = p.window;
-    d.height = p.x.h;
-    d.width = p.x.w;
-    d.out_height = p.dy.h;
-    d.out_width = p.dy.w;
-    d.channels = p.x.c;
-    const auto bytes = [](const Nhwc& t) { return t.n * t.h * t.w * t.pixel * int64_t(sizeof(C)); };
-    const bool aligned = p.dx.c % kLanes<C> == 0 && reinterpret_cast<uintptr_t>(p.dx.data) % kVecBytes == 0;
-    d.far.stream = kStreams && raw && du_in_place && aligned && bytes(p.dx) >= kStreamBytes;
-    const bool fetch = !d.far.stream;  // beside streaming stores the hardware keeps up
-    d.far.u = fetch && u_in_place && bytes(p.x) >= kFarBytes;
-    d.far.du = fetch && du_in_place && bytes(p.dx) >= kFarBytes;
-    d.far.dy = fetch && dy_in_place && bytes(p.dy) >= kFarBytes;
-  }
-
-  int64_t count_parts() const {
-    const int64_t worth = cut.total() / (kPixelsPerTap * p.window.kernel[0] * p.window.kernel[1]);
-    const int64_t most = worth < kLeastParts ? kLeastParts : worth < kMostParts ? worth : kMostParts;
-    return cut.count() < most ? cut.count() : most;
-  }
-
-  struct Frame {
-    Shared<C> shared;
-    C* weights;        // [parts][packed]: sums of weight gradients
-    C* bias;           // [parts][C]
-    C* sums;           // [chunks][2][C]
-    C *sum, *sum_x;    // merged
-    C *a, *b, *shift;  // coefficients of dx
-  };
-  Frame frame(Arena& arena) const {
-    const Shared<C> shared(arena, p.norm, p.x.c, d.taps());
-    Frame f{shared, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
-    if (p.dweight) f.weights = arena.take<C>(parts * d.packed());
-    if (p.dbias) f.bias = arena.take<C>(parts * p.x.c);
-    if (sums) {
-      f.sums = arena.take<C>(cut.count() * 2 * p.x.c);
-      C** const vectors[] = {&f.sum, &f.sum_x, &f.a, &f.b, &f.shift};
-      for (C** v : vectors) *v = arena.take<C>(p.x.c);
-    }
-    return f;
-  }
-  struct Scratch {
-    C *u, *du, *dy;
-    C* total;  // weight gradient of one chunk
-    C* bias;
-  };
-  Scratch scratch(Arena& arena) const {
-    int64_t rows = 0;
-    for (int64_t i = 0; i < cut.per_image(); ++i) {
-      const int64_t reads = dy_rows(i).size();
-      rows = reads > rows ? reads : rows;
-    }
-    Scratch s;
-    s.u = u_in_place ? nullptr : arena.take<C>(cut.step * row);
-    s.du = du_in_place ? nullptr : arena.take<C>(cut.step * row);
-    s.dy = dy_in_place ? nullptr : arena.take<C>(rows * p.dy.w * p.dy.c);
-    s.total = p.dweight && !chained ? arena.take<C>(d.packed()) : nullptr;
-    s.bias = p.dbias ? arena.take<C>(p.x.c) : nullptr;
-    return s;
-  }
-  int64_t frame_bytes() const {
-    Arena arena;
-    frame(arena);
-    return arena.used();
-  }
-  int64_t task_bytes() const {
-    Arena arena;
-    scratch(arena);
-    return arena.used();
-  }
-  int64_t workspace() const { return frame_bytes() + tasks * task_bytes(); }
-
-  // Rows of dy that the rows of a chunk meet.
-  Share dy_rows(int64_t i) const {
-    const int64_t first = d.first_row(cut.row(i)), last = d.last_row(cut.row(i) + cut.height(i) - 1);
-    return {first, last > first ? last : first};
-  }
-  char* dx_rows(int64_t i) const { return at(p.dx.data, p.type, cut.image(i) * p.dx.image + cut.row(i) * p.dx.row()); }
-  const char* x_rows(int64_t i) const {
-    return at(p.x.data, p.type, cut.image(i) * p.x.image + cut.row(i) * p.x.row());
-  }
-
-  // Both gradients of a chunk; the weights' into `sum`, where that is not null.
-  void gradients(int64_t i, const Prologue<C>& prologue, const Scratch& s, C* du, C* sum) const {
-    const Share rows = dy_rows(i);
-    const char* from = at(p.dy.data, p.type, cut.image(i) * p.dy.image + rows.first * p.dy.row());
-    const C* dy = reinterpret_cast<const C*>(from);
-    if (!dy_in_place) {
-      load_pixels<C>(from, p.type, p.dy.pixel, rows.size() * p.dy.w, p.dy.c, Prologue<C>{}, s.dy);
-      dy = s.dy;
-    }
-    const C* u = reinterpret_cast<const C*>(x_rows(i));
-    if (sum && !u_in_place) {
-      load_pixels<C>(u, p.type, p.x.pixel, cut.pixels(i), p.x.c, prologue, s.u);
-      u = s.u;
-    }
-    C* const total = chained ? sum : s.total;
-    if (sum && !chained) memset(total, 0, size_t(d.packed()) * sizeof(C));
-    for (int64_t r = 0; r < cut.height(i); ++r)
-      depthwise_grad_row<C>(d, dy, rows.first, cut.row(i) + r, sum ? u + r * row : nullptr, du + r * row,
-                            sum ? total : nullptr);
-    if (sum && !chained) add(total, d.packed(), sum);
-  }
-  static void add(const C* from, int64_t count, C* to) {
-    for (int64_t k = 0; k < count; ++k) to[k] += from[k];
-  }
-
-  // From du to dx (`out`) and to the chunk's [2][C] sums, either of which may not be wanted.
-  void norm_gradient(const NormBackward<C>& norm, int64_t i, const C* du, bool out, C* sum) const {
-    if (sum) memset(sum, 0, size_t(2 * p.x.c) * sizeof(C));
-    norm_backward<C>(norm, {x_rows(i), p.type, p.x.pixel}, {du, compute_type<C>, p.x.c}, cut.pixels(i), p.x.c,
-                     out ? dx_rows(i) : nullptr, p.dx.pixel, sum, p.x.c);
-  }
-
-  void first_pass(const Frame& f, const NormBackward<C>& norm, int64_t i, int64_t part, const Scratch& s) const {
-    if (p.dbias) {
-      const Share rows = share(p.dy.h, i % cut.per_image(), cut.per_image());
-      column_sums<C>(at(p.dy.data, p.type, cut.image(i) * p.dy.image + rows.first * p.dy.row()), p.type, p.dy.pixel,
-                     rows.size() * p.dy.w, p.x.c, s.bias);
-      add(s.bias, p.x.c, f.bias + part * p.x.c);
-    }
-    C* const du = du_in_place ? reinterpret_cast<C*>(dx_rows(i)) : s.du;
-    C* const weights = p.dweight ? f.weights + part * d.packed() : nullptr;
-    if (p.dx.data || sums || weights) gradients(i, f.shared.prologue(p.act), s, du, weights);
-    if ((raw && du_in_place) || (!p.dx.data && !sums)) return;
-    if (raw) store_values<C>(du, cut.height(i) * row, p.type, dx_rows(i));
-    else norm_gradient(norm, i, du, p.dx.data && (stored || !two_passes), sums ? f.sums + i * 2 * p.x.c : nullptr);
-  }
-
-  // Sums over the parts, in order.
-  void merge(const Frame& f) const {
-    for_tasks(p.parallel, tasks, [&](int64_t task) {
-      const Share piece = share(d.packed(), task, tasks, kGroup * d.taps());
-      for (int64_t part = 1; p.dweight && part < parts; ++part)
-        add(f.weights + part * d.packed() + piece.first, piece.size(), f.weights + piece.first);
-      const Share own = share(p.x.c, task, tasks, kGroup);
-      for (int64_t part = 1; p.dbias && part < parts; ++part)
-        add(f.bias + part * p.x.c + own.first, own.size(), f.bias + own.first);
-      if (!sums) return;
-      merge_sums<C>(cut.count(), f.sums + own.first, 2 * p.x.c, own.size(), f.sum + own.first);
-      merge_sums<C>(cut.count(), f.sums + p.x.c + own.first, 2 * p.x.c, own.size(), f.sum_x + own.first);
-      norm_gradients<C>(p.norm, p.x.n * p.x.h * p.x.w, f.sum, f.sum_x, own.first, own.last, static_cast<C*>(p.dgamma),
-                        static_cast<C*>(p.dbeta), f.a, f.b, f.shift);
-    });
-    if (p.dweight) {
-      depthwise_unpack<C>(f.weights, p.x.c, d.taps(), f.shared.dense);
-      store_values<C>(f.shared.dense, p.x.c * d.taps(), p.type, p.dweight);
-    }
-    if (p.dbias) store_values<C>(f.bias, p.x.c, p.type, p.dbias);
-  }
-
-  void run() {
-    Arena arena(p.workspace);
-    const Frame f = frame(arena);
-    f.shared.fill(p, d.taps());
-    d.weights = f.shared.packed;
-    NormBackward<C> norm;
-    norm.scale = f.shared.scale;
-    norm.shift = f.shared.shift;
-    norm.mean = static_cast<const C*>(p.norm.mean);
-    norm.act = p.act;
-    norm.a = two_passes ? nullptr : f.shared.scale;
-    if (p.dweight) memset(f.weights, 0, size_t(parts * d.packed()) * sizeof(C));
-    if (p.dbias) memset(f.bias, 0, size_t(parts * p.x.c) * sizeof(C));
-    for_tasks(p.parallel, tasks, [&](int64_t task) {
-      Arena own(static_cast<char*>(p.workspace) + frame_bytes() + task * task_bytes());
-      const Scratch s = scratch(own);
-      const Share mine = share(parts, task, tasks);
-      for (int64_t part = mine.first; part < mine.last; ++part) {
-        const Share chunks = share(cut.count(), part, parts);
-        for (int64_t i = chunks.first; i < chunks.last; ++i) first_pass(f, norm, i, part, s);
-      }
-      if (d.far.stream) stream_fence();
-    });
-    merge(f);
-    if (!two_passes) return;
-    norm.a = f.a;
-    norm.b = f.b;
-    norm.d = f.shift;
-    for_tasks(p.parallel, tasks, [&](int64_t task) {
-      Arena own(static_cast<char*>(p.workspace) + frame_bytes() + task * task_bytes());
-      const Scratch s = scratch(own);
-      const Share mine = share(cut.count(), task, tasks);
-      for (int64_t i = mine.first; i < mine.last; ++i) {
-        if (stored) {
-          norm_backward_finish<C>(norm, {x_rows(i), p.type, p.x.pixel}, cut.pixels(i), p.x.c, dx_rows(i), p.dx.pixel);
-          continue;
-        }
-        gradients(i, Prologue<C>{}, s, s.du, nullptr);
-        norm_gradient(norm, i, s.du, true, nullptr);
-      }
-    });
-  }
-};
-
 }  // namespace
 
-int64_t bn_act_depthwise_workspace(const BnActConv2dParams& p) {
-  return p.type == DType::f64 ? Forward<double>(p).workspace() : Forward<float>(p).workspace();
-}
-Status bn_act_depthwise_cpu(const BnActConv2dParams& p) {
-  if (p.type == DType::f64) Forward<double>(p).run();
-  else Forward<float>(p).run();
-  return Status::ok;
-}
-int64_t bn_act_depthwise_backward_workspace(const BnActConv2dBackwardParams& p) {
-  return p.type == DType::f64 ? Backward<double>(p).workspace() : Backward<float>(p).workspace();
-}
-Status bn_act_depthwise_backward_cpu(const BnActConv2dBackwardParams& p) {
-  if (p.type == DType::f64) Backward<double>(p).run();
-  else Backward<float>(p).run();
-  return Status::ok;
-}
+LIGHTOPS_CPU_OP_AS(bn_act_depthwise, BnActConv2dParams, Forward)
 
 }  // namespace LIGHTOPS_ISA
 }  // namespace lightops

@@ -175,8 +175,9 @@ def test_weight_gradients_take_the_weights_layout(name: str) -> None:
         assert t.grad.stride() == t.stride()
 
 
+# The gradient of a stem's image is the reference's, whose bits are torch's own.
 @pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("name", ONE_EACH)
+@pytest.mark.parametrize("name", [name for name in ONE_EACH if not name.startswith("stem")])
 def test_threads_change_no_bit(name: str, threads: int) -> None:
     call = calls(torch.float32)[name]()
     kernel = KERNELS[name.split(",")[0]]
