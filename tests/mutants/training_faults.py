@@ -248,6 +248,16 @@ FAULTS: dict[str, tuple[Plant, str, str]] = {
     "activation_not_masked": (_arguments(lambda a: a.update(act=0), *BACKWARDS[:2]), BLOCKS, STEPS),
     "eps_of_backward_lost": (_arguments(lambda a: a.update(eps=0.0), *BACKWARDS), BLOCKS, STEPS),
     "detached_statistics": (_detached_statistics, BLOCKS, STEPS),
+    "weight_gradient_of_a_stem_off": (
+        _results(_scaled(1, 1 + 1e-6), "stem_train_backward"),
+        "tests/ops/training/test_stem.py",
+        "step_is_stocks",
+    ),
+    "places_of_a_stem_forgotten": (
+        _results(_scaled(1, 0), "stem_train"),
+        "tests/ops/training/test_stem.py",
+        "step_is_stocks",
+    ),
     "dropout_mask_lost_in_backward": (
         _arguments(lambda a: a.update(masks=[]), "dense_block_train_backward"),
         "tests/swap/test_training_networks.py",

@@ -132,6 +132,25 @@ def test_module_keeps_no_convolution():
     torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_step_is_stocks(dtype, layout):
+    """All gradients of a swapped network on images without one, as in training."""
+    torch.manual_seed(0)
+    stock = lightops.networks.squeezenet1_1(num_classes=5, dropout=0.0).to(dtype=dtype, memory_format=layout).train()
+    fused = copy.deepcopy(stock)
+    lightops.swap_(fused)
+    x = torch.randn(3, 3, 65, 64, dtype=dtype).contiguous(memory_format=layout)
+    upstream = torch.randn(3, 5, dtype=dtype)
+    for net in (stock, fused):
+        net(x).backward(upstream)
+    tolerance = 1e-9 if dtype == torch.float64 else 1e-3
+    for (name, want), got in zip(stock.named_parameters(), fused.parameters(), strict=True):
+        assert got.grad.stride() == want.grad.stride()
+        distance = (got.grad - want.grad).norm() / want.grad.norm()
+        assert distance < tolerance, f"{name}: {distance}"
+
+
 def test_errors():
     x, weight = torch.randn(1, 3, 9, 9).contiguous(memory_format=torch.channels_last), torch.randn(4, 3, 3, 3)
     stem = torch.ops.lightops.stem_train
