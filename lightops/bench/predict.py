@@ -22,7 +22,7 @@ RESOLUTION, ELEMENT_BYTES = 224, 2
 
 
 class Ceilings(NamedTuple):
-    """What bounds a kernel: an H100's memory and tensor cores as measured (a copy, a large fp16 product), and the
+    """What bounds a kernel: an H100's memory and tensor cores as measured (a copy, an fp16 product), and the
     least time between the starts of two dependent kernels of a CUDA graph, which is assumed."""
 
     bytes_per_second: float = 2.95e12
@@ -40,7 +40,7 @@ class Ceilings(NamedTuple):
     def assumptions(self) -> list[str]:
         return [
             f"each kernel takes the longest of bytes / {self.bytes_per_second / 1e12:g} TB/s, 2 x multiply-adds / "
-            f"{self.flops / 1e12:g} TFLOP/s (both measured on an H100) and {self.kernel_seconds * 1e6:g} us (assumed), "
+            f"{self.flops / 1e12:g} TFLOP/s (measured on an H100, in no record here) and {self.kernel_seconds * 1e6:g} us (assumed), "
             "and kernels do not overlap",
             "bytes: each input, output and tensor between two kernels once, weights once a kernel; the border that "
             "tiles share and re-reads of an input by other output channels come out of L2 and count nothing",
