@@ -40,8 +40,8 @@ class Ceilings(NamedTuple):
     def assumptions(self) -> list[str]:
         return [
             f"each kernel takes the longest of bytes / {self.bytes_per_second / 1e12:g} TB/s, 2 x multiply-adds / "
-            f"{self.flops / 1e12:g} TFLOP/s (measured on an H100, in no record here) and {self.kernel_seconds * 1e6:g} us (assumed), "
-            "and kernels do not overlap",
+            f"{self.flops / 1e12:g} TFLOP/s (measured on an H100, in no record here) and "
+            f"{self.kernel_seconds * 1e6:g} us (assumed), and kernels do not overlap",
             "bytes: each input, output and tensor between two kernels once, weights once a kernel; the border that "
             "tiles share and re-reads of an input by other output channels come out of L2 and count nothing",
             "multiply-adds: those of the op, a 3x3 depthwise as the 80 that its tensor-core instructions take for 9; "
