@@ -90,8 +90,8 @@ const void* Call::vector(const char* name, const OptionalTensor& t, int64_t elem
   return t.has_value() ? vector(name, *t, elements) : nullptr;
 }
 
-Tensor Call::new_tensor(std::initializer_list<int64_t> size, ScalarType type) const {
-  return torch::stable::empty({size.begin(), size.size()}, type, std::nullopt, x_.device());
+Tensor Call::new_tensor(const std::vector<int64_t>& size, ScalarType type) const {
+  return torch::stable::empty({size.data(), size.size()}, type, std::nullopt, x_.device());
 }
 
 Tensor Call::new_image(int64_t n, int64_t c, int64_t h, int64_t w) const {

@@ -36,10 +36,13 @@ class Call {
   const void* vector(const char* name, const Tensor& t, int64_t elements) const;
   const void* vector(const char* name, const OptionalTensor& t, int64_t elements) const;
 
+  // Any tensor of x's type and of the given size, on its device.
+  void check_like_x(const char* name, const Tensor& t, std::initializer_list<int64_t> size) const;
   // A contiguous tensor of x's type and of the given size.
   const void* dense(const char* name, const Tensor& t, std::initializer_list<int64_t> size) const;
 
-  Tensor new_tensor(std::initializer_list<int64_t> size, ScalarType type) const;
+  ScalarType scalar() const { return x_.scalar_type(); }
+  Tensor new_tensor(const std::vector<int64_t>& size, ScalarType type) const;
   Tensor new_image(int64_t n, int64_t c, int64_t h, int64_t w) const;
   Tensor new_bytes(int64_t bytes) const;
 
@@ -65,7 +68,6 @@ class Call {
   Ready prepare() const;
   void report(const cuda::Result& result) const;
   void check_device(const char* name, const Tensor& t) const;
-  void check_like_x(const char* name, const Tensor& t, std::initializer_list<int64_t> size) const;
 
   const Tensor& x_;
   int32_t index_;

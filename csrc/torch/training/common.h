@@ -8,20 +8,27 @@
 namespace lightops {
 namespace binding {
 
-// mean and var come together or not at all; gamma and beta only with them.
-inline Norm norm_of(const char* op, DType type, int64_t channels, const OptionalTensor& mean, const OptionalTensor& var,
-                    const OptionalTensor& gamma, const OptionalTensor& beta, double eps, bool batch) {
+// mean and var come together or not at all; gamma and beta only with them. vector(name, tensor, elements) checks one of them.
+template <class Vector>
+Norm norm_from(const char* op, int64_t channels, const OptionalTensor& mean, const OptionalTensor& var, const OptionalTensor& gamma,
+               const OptionalTensor& beta, double eps, bool batch, const Vector& vector) {
   STD_TORCH_CHECK(mean.has_value() == var.has_value(), "lightops::", op, ": 'mean' and 'var' must both be given or both be None");
   STD_TORCH_CHECK(mean.has_value() || (!gamma.has_value() && !beta.has_value()), "lightops::", op,
                   ": 'gamma' and 'beta' need 'mean' and 'var'");
   Norm n;
-  n.mean = data_of(op, "mean", mean, type, channels);
-  n.var = data_of(op, "var", var, type, channels);
-  n.gamma = data_of(op, "gamma", gamma, type, channels);
-  n.beta = data_of(op, "beta", beta, type, channels);
+  n.mean = vector("mean", mean, channels);
+  n.var = vector("var", var, channels);
+  n.gamma = vector("gamma", gamma, channels);
+  n.beta = vector("beta", beta, channels);
   n.eps = eps;
   n.batch = batch && n.mean;
   return n;
+}
+inline Norm norm_of(const char* op, DType type, int64_t channels, const OptionalTensor& mean, const OptionalTensor& var,
+                    const OptionalTensor& gamma, const OptionalTensor& beta, double eps, bool batch) {
+  return norm_from(op, channels, mean, var, gamma, beta, eps, batch, [&](const char* name, const OptionalTensor& t, int64_t elements) {
+    return data_of(op, name, t, type, elements);
+  });
 }
 
 // A second tensor of the same storage type as x.

@@ -6,14 +6,12 @@ namespace lightops {
 namespace binding {
 namespace {
 
-using Tensors = std::vector<OptionalTensor>;
-
 void* take(const char* op, const char* name, const Tensor& t, DType type, int64_t elements) {
   return const_cast<void*>(data_of(op, name, t, type, elements));
 }
 
 // The gradients of one layer's parameters in the compute type, an empty tensor where none is wanted.
-void new_gradients(const Tensors& params, const std::vector<bool>& needs, ScalarType compute, std::vector<Tensor>* out) {
+void new_gradients(const OptionalTensors& params, const std::vector<bool>& needs, ScalarType compute, std::vector<Tensor>* out) {
   for (size_t i = 0; i < params.size(); ++i) {
     const bool wanted = needs[i + 1] && params[i].has_value() && params[i]->numel() > 0;
     if (!wanted) {
@@ -30,8 +28,8 @@ void new_gradients(const Tensors& params, const std::vector<bool>& needs, Scalar
 
 std::tuple<Tensor, std::vector<Tensor>> dense_block_train_backward(
     Tensor dbuffer, Tensor buffer, Tensor middle, Tensor mean, Tensor var, Tensor middle_mean, Tensor middle_var,
-    Tensors params, std::vector<double> eps, Tensors frozen, Tensors masks, int64_t growth, int64_t bottleneck, int64_t algo,
-    std::vector<bool> needs) {
+    OptionalTensors params, std::vector<double> eps, OptionalTensors frozen, OptionalTensors masks, int64_t growth,
+    int64_t bottleneck, int64_t algo, std::vector<bool> needs) {
   const char* op = "dense_block_train_backward";
   DenseBlockTrainBackwardParams p;
   DenseBlockTrainParams& f = p.block;
@@ -39,10 +37,7 @@ std::tuple<Tensor, std::vector<Tensor>> dense_block_train_backward(
   const ScalarType compute = compute_type(p.type), scalar = buffer.scalar_type();
   f.buffer = image_of(op, "buffer", buffer);
   const Nhwc& b = f.buffer;
-  Window three;
-  three.kernel[0] = three.kernel[1] = 3;
-  f.algo = algo_of(op, algo, three);
-  STD_TORCH_CHECK(f.algo != Algo::winograd4, "lightops::", op, ": 'algo' is 4; want 0 (direct) or 2 (Winograd tile)");
+  f.algo = dense_algo(op, algo);
   STD_TORCH_CHECK(b.pixel == b.c && b.image == b.h * b.w * b.c, "lightops::", op, ": 'buffer' must be dense");
   const size_t each = bottleneck > 0 ? 6 : 3;
   const int64_t layers = int64_t(params.size() / each);
@@ -64,8 +59,9 @@ std::tuple<Tensor, std::vector<Tensor>> dense_block_train_backward(
                     ": 'middle' must be dense and of the type of 'buffer'");
     f.middle = m.data;
   }
-  DenseArguments arguments;
-  dense_layers(op, params, eps, frozen, masks, scalar, &f, &arguments);
+  std::vector<DenseTrainLayer> steps;
+  std::vector<Tensor> keep;
+  dense_layers(DenseCheck{op, p.type, scalar, &keep}, {params, eps, frozen, masks}, &f, &steps);
   check_type(op, "dbuffer", dbuffer, buffer);
   check_size(op, "dbuffer", dbuffer, {b.n, b.c, b.h, b.w});
   p.dbuffer = image_of(op, "dbuffer", dbuffer);

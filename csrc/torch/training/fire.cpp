@@ -2,7 +2,7 @@
 
 #include <tuple>
 
-#include "common.h"
+#include "fire.h"
 
 namespace lightops {
 namespace binding {
@@ -14,12 +14,6 @@ Algo fire_algo(const char* op, int64_t code) {
   const Algo algo = algo_of(op, code, three);
   STD_TORCH_CHECK(algo != Algo::winograd4, "lightops::", op, ": 'algo' is 4; want 0 (direct) or 2 (Winograd tile)");
   return algo;
-}
-
-void check_weights(const char* op, const Tensor& ws, const Tensor& w1, const Tensor& w3) {
-  STD_TORCH_CHECK(ws.dim() == 4 && w1.dim() == 4 && w3.dim() == 4 && ws.numel() > 0 && w1.numel() > 0 && w3.numel() > 0,
-                  "lightops::", op, ": 'ws', 'w1', 'w3' have shapes ", shape_of(ws), ", ", shape_of(w1), ", ", shape_of(w3),
-                  "; want [S, C, 1, 1], [E1, S, 1, 1], [E3, S, 3, 3]");
 }
 
 // A bias in the compute type, or null.
@@ -47,7 +41,7 @@ Tensor fire_train(Tensor x, Tensor ws, OptionalTensor bs, Tensor w1, OptionalTen
   p.x = image_of(op, "x", x);
   p.type = dtype_of(op, "x", x);
   p.algo = fire_algo(op, algo);
-  check_weights(op, ws, w1, w3);
+  check_fire_weights(op, ws, w1, w3);
   const int64_t squeeze = ws.size(0), expand3 = w3.size(0);
   p.expand1 = w1.size(0);
   p.ws = weight_of(op, "ws", ws, x.scalar_type(), {squeeze, p.x.c, 1, 1}, &keep);
@@ -77,7 +71,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> fire_train_ba
   p.type = dtype_of(op, "x", x);
   const ScalarType scalar = x.scalar_type(), compute = compute_type(p.type);
   p.algo = fire_algo(op, algo);
-  check_weights(op, ws, w1, w3);
+  check_fire_weights(op, ws, w1, w3);
   const int64_t channels = ws.size(0), expand3 = w3.size(0);
   p.expand1 = w1.size(0);
   p.ws = weight_of(op, "ws", ws, scalar, {channels, p.x.c, 1, 1}, &keep);

@@ -1,27 +1,27 @@
 // What the CUDA bindings of training share: the normalisation of a prologue, its gradients. Beside torch/training/common.h.
 #pragma once
 
+#include "../../training/common.h"
 #include "../common.h"
 #include "lightops/training/cuda.h"
 
 namespace lightops {
 namespace cuda_binding {
 
-// mean and var come together or not at all; gamma and beta only with them.
 inline Norm norm_of(const Call& call, int64_t channels, const OptionalTensor& mean, const OptionalTensor& var, const OptionalTensor& gamma,
                     const OptionalTensor& beta, double eps, bool batch) {
-  STD_TORCH_CHECK(mean.has_value() == var.has_value(), "lightops::", call.op, ": 'mean' and 'var' must both be given or both be None");
-  STD_TORCH_CHECK(mean.has_value() || (!gamma.has_value() && !beta.has_value()), "lightops::", call.op,
-                  ": 'gamma' and 'beta' need 'mean' and 'var'");
-  Norm n;
-  n.mean = call.vector("mean", mean, channels);
-  n.var = call.vector("var", var, channels);
-  n.gamma = call.vector("gamma", gamma, channels);
-  n.beta = call.vector("beta", beta, channels);
-  n.eps = eps;
-  n.batch = batch && n.mean;
-  return n;
+  return binding::norm_from(call.op, channels, mean, var, gamma, beta, eps, batch,
+                            [&](const char* name, const OptionalTensor& t, int64_t elements) { return call.vector(name, t, elements); });
 }
+
+// A convolution's weight as it is, of the type of the activations, by its strides.
+inline TrainWeight weight_of(const Call& call, const char* name, const Tensor& t, std::initializer_list<int64_t> size) {
+  call.check_like_x(name, t, size);
+  return {t.data_ptr(), {t.stride(0), t.stride(1), t.stride(2), t.stride(3)}};
+}
+
+// Not wanted: an empty tensor.
+inline void* data_or_null(const Tensor& t) { return t.numel() > 0 ? t.data_ptr() : nullptr; }
 
 // Sums and statistics.
 inline Tensor new_vector(const Call& call, int64_t elements) { return call.new_tensor({elements}, ScalarType::Float); }
