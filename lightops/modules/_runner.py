@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from lightops import _env, _ext
+from lightops import _env
 from lightops.modules._flow import Flow
 from lightops.modules._guard import Guard
 from lightops.modules._reader import Decline, Reader
@@ -16,9 +16,7 @@ from lightops.modules._room import make_room
 from lightops.modules._train_reader import TrainReader
 from lightops.ops import OPS
 from lightops.ops._dispatch import GPU
-
-# Read once: tracing must not follow the file system.
-_CPU_REASON = _ext.cpu_reason()
+from lightops.ops.training import TRAINING_DTYPES, training_reason
 
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
 _AUTOCAST_CASTS = (torch.float32, *_LOW_PRECISION)
@@ -308,15 +306,15 @@ def _wants_grad(x: Tensor, reader: Reader) -> bool:
 
 
 def _check_training_backend(x: Tensor) -> None:
-    """Kernels for training are for CPU tensors; elsewhere the stock forward is as good as the reference."""
+    """Where no kernel for training can run, the stock forward is as good as the reference."""
     if _env.disabled():
         raise Decline("LIGHTOPS_DISABLE is set")
     if _env.backend() == "reference":
         return
-    if x.device.type != "cpu":
-        raise Decline(f"training on {x.device} is left to stock")
-    if _CPU_REASON:
-        raise Decline(_CPU_REASON)
+    if why := training_reason(x.device.type):
+        raise Decline(f"training on {x.device} is left to stock: {why}")
+    if x.dtype not in TRAINING_DTYPES[x.device.type]:
+        raise Decline(f"training on {x.device} is left to stock: {x.dtype} has no kernel")
 
 
 def _fits(x: Tensor, channels: int | None) -> bool:

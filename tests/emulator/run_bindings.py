@@ -1,4 +1,4 @@
-"""What test_bindings.py runs: `run_bindings.py LIBRARY ops|training|errors|public`."""
+"""What test_bindings.py runs: `run_bindings.py LIBRARY ops|training|gradients|errors|public`."""
 
 import ctypes
 import json
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).resolve().parents[2])]
 
@@ -52,7 +53,7 @@ def training() -> None:
             case.draw.tf32 = False
             result = getattr(torch.ops.lightops, case.op)(*case.schema)
             assert faults() == [], what
-            made = [t for t in (result if isinstance(result, tuple) else (result,)) if t.numel()]
+            made = [t for t in tree_leaves(result) if t.numel()]
             assert len(made) == len(case.outputs), f"{what}: {len(made)} outputs, {len(case.outputs)} wanted"
             for output, got in zip(case.outputs, made, strict=True):
                 assert got.dtype is output.view.dtype, f"{what} {output.name}: {got.dtype}"
@@ -61,6 +62,37 @@ def training() -> None:
                 output.settle()
             for output in case.outputs:
                 check(case, output, what)
+
+
+def gradients() -> None:
+    """The training ops of Python on these operators, differentiated by autograd, against the reference."""
+    # The package's own library would define the same operators again.
+    torch.ops.load_library = lambda path: None
+    from lightops.ops import training
+    from lightops.ops.training import _op
+
+    def agree(ours, theirs, leaves) -> None:
+        upstream = torch.randn_like(theirs)
+        pairs = [(ours, theirs)]
+        pairs += zip(*(torch.autograd.grad(y, leaves, upstream) for y in (ours, theirs)), strict=True)
+        assert faults() == []
+        for got, want in pairs:
+            assert torch.allclose(got, want, rtol=1e-3, atol=1e-4), (got - want).abs().max()
+
+    torch.manual_seed(0)
+    leaf = lambda *shape: torch.randn(*shape).mul_(0.3).requires_grad_()  # noqa: E731
+    x = torch.randn(2, 16, 9, 9).requires_grad_()
+    params = []
+    for i in range(3):
+        c = 16 + 8 * i
+        params += [leaf(c), leaf(c), leaf(32, c, 1, 1), leaf(32), leaf(32), leaf(8, 32, 3, 3)]
+    rest = (params, [1e-5] * 6, [], [])
+    kernels = _op.KERNELS
+    assert kernels["dense_block_train"].reason((x,) + (None,) * 9) == ""
+    want = kernels["dense_block_train"].reference(x, None, None, *rest, 8, 32, 0)[0]
+    agree(training.dense_block_train(x, *rest, 8, 32).buffer, want, [x, *params])
+    weights = [leaf(12, 16, 1, 1), leaf(12), leaf(24, 12, 1, 1), leaf(24), leaf(20, 12, 3, 3), leaf(20)]
+    agree(training.fire_train(x, *weights), kernels["fire_train"].reference(x, *weights, 0), [x, *weights])
 
 
 def raises(message: str, call, *args) -> None:
@@ -133,5 +165,5 @@ if __name__ == "__main__":
     torch.ops.load_library(path)
     library = ctypes.CDLL(path)
     library.bindings_faults.restype = ctypes.c_char_p
-    {"ops": ops, "training": training, "errors": errors, "public": public}[part]()
+    {"ops": ops, "training": training, "gradients": gradients, "errors": errors, "public": public}[part]()
     print("passed")

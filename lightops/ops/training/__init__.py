@@ -4,7 +4,7 @@ An op reads a raw tensor, normalises and activates it on the way in (`Prologue`)
 batch statistics. Nothing but raw tensors and vectors of channels is kept for backward.
 """
 
-from lightops.ops.training._op import explain
+from lightops.ops.training._op import TRAINING_DTYPES, explain, training_reason
 from lightops.ops.training._prologue import Prologue
 from lightops.ops.training.batch_stats import batch_stats
 from lightops.ops.training.bn_act import bn_act
@@ -17,6 +17,7 @@ from lightops.ops.training.fire import fire_train
 from lightops.ops.training.stem import stem_train, stem_train_fits
 
 __all__ = [
+    "TRAINING_DTYPES",
     "DenseBlockOut",
     "Prologue",
     "batch_stats",
@@ -31,4 +32,5 @@ __all__ = [
     "fire_train",
     "stem_train",
     "stem_train_fits",
+    "training_reason",
 ]

@@ -1,18 +1,20 @@
 """Wiring of the training ops: schema, backend, fake and autograd of `lightops_training::<op>`.
 
 Every op is a dispatcher op of its own, and so is its backward: torch.compile, opcheck and autograd see opaque calls
-with shapes. Inside a call the native op `lightops::<op>` computes where it exists and supports the arguments; otherwise
-the reference does, in the backward by differentiating it again. A native op gets the arguments that its own schema
-names.
+with shapes. Inside a call the native op `lightops::<op>` computes where it exists for the tensors' device and supports
+the arguments; otherwise the reference does, in the backward by differentiating it again. A native op gets the arguments
+that its own schema names.
 """
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightops import _env, _ext
+from lightops.kernels import cuda
 from lightops.ops._dispatch import KERNEL_DTYPES
 from lightops.ops.training._eager import eager
 from lightops.reference import ACTIVATIONS
@@ -37,16 +39,31 @@ def always(arguments: dict[str, Any]) -> str:
     return ""
 
 
-class Kernel:
-    """The implementation of one op: native where it is there and `supports` has no reason against it."""
+TRAINING_DTYPES = {"cpu": KERNEL_DTYPES, "cuda": cuda.DTYPES}
+# Read once: tracing must not follow the file system.
+_CPU_REASON = _ext.cpu_reason()
 
-    def __init__(self, name: str, names: list[str], reference: Callable[..., Any], supports: Supports):
+
+@torch.compiler.assume_constant_result
+def training_reason(device: str) -> str:
+    """Why no training op has kernels for tensors of a kind of device; "" where they have."""
+    if device not in TRAINING_DTYPES:
+        return f"kernels are for {' and '.join(TRAINING_DTYPES)}"
+    return _CPU_REASON or (_ext.cuda_reason() if device == "cuda" else "")
+
+
+class Kernel:
+    """The implementation of one op: native where it is there for the device of the tensors and `supports`, of that
+    device, has no reason against it.
+    """
+
+    def __init__(self, name: str, names: list[str], reference: Callable[..., Any], supports: dict[str, Supports]):
         self.name = name
         self.names = names
         self.reference = reference
         self.supports = supports
         self.native: Callable[..., Any] | None = None
-        packet = None if _ext.cpu_reason() else getattr(torch.ops.lightops, name, None)
+        packet = None if _CPU_REASON else getattr(torch.ops.lightops, name, None)
         if packet is not None:
             self.native = packet.default
             self._picks = [names.index(argument.name) for argument in self.native._schema.arguments]
@@ -58,11 +75,22 @@ class Kernel:
         if _env.disabled() or _env.backend() == "reference":
             return "turned off by the environment"
         tensor = next(a for a in args if isinstance(a, Tensor))
-        if tensor.device.type != "cpu":
-            return f"input is on {tensor.device}, wants cpu"
-        if tensor.dtype not in KERNEL_DTYPES:
+        device = tensor.device.type
+        if device not in TRAINING_DTYPES:
+            return f"input is on {tensor.device}, wants cpu or cuda"
+        if tensor.dtype not in TRAINING_DTYPES[device]:
             return f"dtype {tensor.dtype} has no kernel"
-        return self.supports(dict(zip(self.names, args, strict=True)))
+        if device == "cuda" and (why := self.cuda_reason):
+            return why
+        return self.supports[device](dict(zip(self.names, args, strict=True)))
+
+    @cached_property
+    def cuda_reason(self) -> str:
+        """Why no CUDA tensor is served; asked at the first one, because torch looks for devices then."""
+        if why := training_reason("cuda"):
+            return why
+        there = torch._C._dispatch_has_kernel_for_dispatch_key(f"lightops::{self.name}", "CUDA")
+        return "" if there else "no CUDA kernel in this build"
 
     def run_native(self, args: Sequence[Any]) -> Any:
         """The native kernel, where there is no reason against it."""
@@ -82,16 +110,19 @@ def define(
     fake: Callable[..., Any],
     *,
     supports: Supports = always,
+    supports_cuda: Supports | None = None,
     casts: Casts = (),
     setup: Callable[..., None] | None = None,
     backward: Callable[..., Any] | None = None,
 ) -> Callable[..., Any]:
     """Define `lightops_training::<name>` and return what calls it. Without `backward` its derivative raises. `casts`
-    are the arguments that autocast casts, as it casts those of a convolution.
+    are the arguments that autocast casts, as it casts those of a convolution. `supports_cuda` is `supports` of the CUDA
+    kernels, where the two differ.
     """
     _LIBRARY.define(name + schema)
     handle = getattr(getattr(torch.ops, NAMESPACE), name).default
-    kernel = KERNELS[name] = Kernel(name, [a.name for a in handle._schema.arguments], reference, supports)
+    by_device = {"cpu": supports, "cuda": supports_cuda or supports}
+    kernel = KERNELS[name] = Kernel(name, [a.name for a in handle._schema.arguments], reference, by_device)
     _LIBRARY.impl(name, kernel.__call__, "CompositeExplicitAutograd")
     qualified = f"{NAMESPACE}::{name}"
     torch.library.register_fake(qualified, fake, lib=_LIBRARY)

@@ -117,7 +117,8 @@ def _backward_reference(
     wanted = [needs[0], *(need and p.numel() > 0 for p, need in zip(params, needs[1:], strict=True))]
     dx, *grads = differentiate(forward, [x, *params], wanted, dbuffer)
     dx = dx.contiguous(memory_format=torch.channels_last) if needs[0] else dx
-    return dx, [g.contiguous().to(mean.dtype) if g.numel() else sums(x, 0) for g in grads]
+    # A weight's gradient is of the weight's type, that of a vector of channels of the vector's.
+    return dx, [g.contiguous() if g.numel() else sums(x, 0) for g in grads]
 
 
 def _backward_fake(dbuffer: Tensor, buffer: Tensor, *args: Any) -> tuple[Tensor, list[Tensor]]:
@@ -126,7 +127,7 @@ def _backward_fake(dbuffer: Tensor, buffer: Tensor, *args: Any) -> tuple[Tensor,
     n, channels, *size = buffer.shape
     dx = innermost(buffer, (n, channels - layers * growth, *size)) if needs[0] else buffer.new_empty(0)
     wanted = zip(params, needs[1:], strict=True)
-    return dx, [sums(buffer, *(p.shape if need and p.numel() else (0,))) for p, need in wanted]
+    return dx, [p.new_empty(p.shape) if need and p.numel() else sums(buffer, 0) for p, need in wanted]
 
 
 def _setup(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:

@@ -35,9 +35,14 @@ class Block:
     growth: int
     bottleneck: int
     buffer: Tensor
-    middle: list[Tensor]
+    middle: tuple[Tensor, ...]  # the 1x1 outputs, which lie one behind the other
     stats: list[Tensor]  # mean, var of the buffer, and of the 1x1 outputs [L, b]
     layers: list[Layer] = field(default_factory=list)
+
+    def middles(self) -> Tensor:
+        return self.middle[0].as_strided(
+            (len(self.layers) * self.x.shape[0], *self.middle[0].shape[1:]), self.middle[0].stride()
+        )
 
     def first(self, i: int) -> int:
         return self.x.shape[1] + i * self.growth
@@ -73,8 +78,7 @@ def draw_block(d: Draw) -> Block:
     total = c0 + layers * k
     x = d.values(n, c0, h, w, low=-1, high=1)
     stats = [torch.full((s,), float("nan")) for s in (total, total, layers * bottleneck, layers * bottleneck)]
-    middles = torch.full((layers, n, h, w, bottleneck), float("nan"), dtype=d.dtype)
-    middle = [m.permute(0, 3, 1, 2) for m in middles]
+    middle = dense_map(layers * n, bottleneck, h, w, d.dtype).split(n)
     block = Block(d, x, k, bottleneck, dense_map(n, total, h, w, d.dtype), middle, stats)
     for i in range(layers):
         c, part = block.first(i), slice(i * bottleneck, (i + 1) * bottleneck)
@@ -133,23 +137,31 @@ def clear_(block: Block) -> None:
         t.fill_(float("nan"))
 
 
-def layer_fields(case: TrainingCase, block: Block) -> list[int]:
+def layer_fields(case: TrainingCase, block: Block) -> tuple[list[int], tuple]:
+    """For the harness, and the lists of the operator's schema from `params` on."""
     d, fields = block.d, []
+    params, eps, frozen, masks = [], [], [], []
     for layer in block.layers:
-        norm2 = layer.norm2 or Norm(None, None, None, None, 0.0, "relu", False)
-        for norm in (layer.norm1, norm2):
+        absent = Norm(None, None, None, None, 0.0, "relu", False)
+        weights = [None if w is None else place_weight(d, w) for w in (layer.w1, layer.w2)]
+        for norm, weight in zip((layer.norm1, layer.norm2 or absent), weights, strict=True):
             fields += norm.fields()
+            if norm.mean is not None:
+                params += [norm.gamma, norm.beta]
+                eps.append(norm.eps)
+                frozen += [None, None] if norm.batch else [norm.mean, norm.var]
+            params += [] if weight is None else [weight]
             for label, vector in norm.vectors().items():
                 if vector is not None and not (norm.batch and label in ("mean", "var")):
                     case.read(vector, label)
-        for w in (layer.w1, layer.w2):
-            placed = None if w is None else place_weight(d, w)
+        for placed in weights:
             case.read(placed, "weight")
             fields += [0] * 5 if placed is None else weight_fields(placed)
         mv, mw = (None, None) if layer.mask is None else d.place(layer.mask)
         case.read(mw, "mask")
+        masks.append(mv)
         fields += nhwc_fields(mv)
-    return fields
+    return fields, (params, eps, frozen, masks, block.growth, block.bottleneck, 0)
 
 
 def block_fields(block: Block, x: Tensor | None, known: bool) -> list[int]:
@@ -185,29 +197,35 @@ def dense_block_train(seed: int) -> TrainingCase:
 
     output("buffer", block.buffer, written)
     case.regions.append((block.buffer, True, "buffer"))
-    for i, layer in enumerate(block.layers if block.bottleneck else ()):
-        prefix = block.buffer[:, : block.first(i)]
-        output(
-            f"middle {i}",
-            block.middle[i],
-            lambda what, layer=layer, prefix=prefix: squeezed(block, layer, prefix.double())[what],
-        )
     if block.bottleneck:
-        whole = block.middle[0].as_strided((sum(m.numel() for m in block.middle),), (1,))
-        case.regions.append((whole, True, "middle"))
+
+        def squeezed_all(what: int) -> Tensor:
+            pairs = [squeezed(block, s, block.buffer[:, : block.first(i)].double()) for i, s in enumerate(block.layers)]
+            return torch.cat([pair[what] for pair in pairs])
+
+        case.regions.append((block.middles(), True, "middle"))
+        output("middle", block.middles(), squeezed_all)
     of = [(block.buffer,), (block.buffer,), block.middle, block.middle]
     for name, stats, truth, maps in zip(
-        ("mean", "var", "middle_mean", "middle_var"), block.stats, (mean_and_size, var_and_size) * 2, of, strict=True
+        ("mean", "var", "middle_mean", "middle_var"),
+        block_stats(block),
+        (mean_and_size, var_and_size) * 2,
+        of,
+        strict=True,
     ):
         if stats.numel():
             case.regions.append((stats, True, name))
             output(
                 name,
                 stats,
-                lambda what, truth=truth, maps=maps: torch.cat([truth(m)[what] for m in maps]),
+                lambda what, truth=truth, maps=maps, shape=stats.shape: torch.cat([truth(m)[what] for m in maps]).view(
+                    shape
+                ),
                 False,
             )
-    case.fields += [*block_fields(block, xv, known), *layer_fields(case, block)]
+    fields, lists = layer_fields(case, block)
+    case.fields += [*block_fields(block, xv, known), *fields]
+    case.schema = (xv, *(stats[:c0].clone() if known else None for stats in block.stats[:2]), *lists)
     return case
 
 
@@ -283,7 +301,7 @@ def dense_block_train_backward(seed: int) -> TrainingCase:
         if tensor.numel():
             case.read(tensor, label)
     if block.bottleneck:
-        case.read(block.middle[0].as_strided((sum(m.numel() for m in block.middle),), (1,)), "middle")
+        case.read(block.middles(), "middle")
     gv, gw = d.place(dbuffer)
     case.read(gw, "dbuffer")
     gradient = torch.full((dbuffer.numel(),), SENTINEL, dtype=d.dtype)
@@ -293,16 +311,34 @@ def dense_block_train_backward(seed: int) -> TrainingCase:
             case.regions.append((scratch, True, label))
             case.keep.append(scratch)
     wanted = case.image("dx", dx.value, dx.size) if d.chance(0.85) else None
-    case.fields += [*block_fields(block, None, True), *layer_fields(case, block), *nhwc_fields(gv)]
+    fields, lists = layer_fields(case, block)
+    case.fields += [*block_fields(block, None, True), *fields, *nhwc_fields(gv)]
     case.fields += [*nhwc_fields(wanted), pointer(gradient), pointer(dmiddle)]
+    needs = [wanted is not None]
     for i, found in enumerate(grads):
+        layer = block.layers[i]
+        affine = {"1": layer.norm1.gamma, "2": layer.norm2 and layer.norm2.gamma}
         for name in ("gamma1", "beta1", "weight1", "gamma2", "beta2", "weight2"):
-            if name not in found or d.chance(0.1):
-                case.fields.append(0)
-                continue
-            dtype = d.dtype if "weight" in name else torch.float32
-            case.fields.append(pointer(case.flat(f"d{name} of layer {i}", found[name].value, found[name].size, dtype)))
+            weight, there = "weight" in name, name in found
+            need = there and (weight or affine[name[-1]] is not None) and not d.chance(0.1)
+            needs += [need] if there else []
+            dtype = d.dtype if weight else torch.float32
+            out = case.flat(f"d{name} of layer {i}", found[name].value, found[name].size, dtype) if need else None
+            case.fields.append(pointer(out))
+    case.schema = (
+        gv,
+        block.buffer,
+        block.middles() if block.bottleneck else block.buffer[:0],
+        *block_stats(block),
+        *lists,
+        needs,
+    )
     return case
+
+
+def block_stats(block: Block) -> list[Tensor]:
+    """As the operators return them."""
+    return [*block.stats[:2], *(s.view(len(block.layers), block.bottleneck) for s in block.stats[2:])]
 
 
 CASES = (dense_block_train, dense_block_train_backward)

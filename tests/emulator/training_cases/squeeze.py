@@ -40,7 +40,7 @@ def draw_fire(d: Draw) -> Fire:
     ws = d.values(s, c, 1, 1, density=min(1.0, 6 / c), scale=c**-0.5, **sparse)
     w1 = d.values(e1, s, 1, 1, density=min(1.0, 6 / s), scale=s**-0.5, **sparse)
     w3 = d.values(e3, s, 3, 3, density=min(1.0, 1 / s), scale=s**-0.5 / 3, **sparse)
-    bs, b1, b3 = (d.bias(o) if d.chance(0.8) else None for o in (s, e1, e3))
+    bs, b1, b3 = (d.bias(o).to(d.dtype).double() if d.chance(0.8) else None for o in (s, e1, e3))
     return Fire(x, ws, w1, w3, bs, b1, b3)
 
 
@@ -48,21 +48,23 @@ def magnitude(*tensors: Tensor | None) -> list[Tensor | None]:
     return [None if t is None else t.abs() for t in tensors]
 
 
-def place_fire(case: TrainingCase, fire: Fire) -> tuple[Tensor, list[int], list[int]]:
-    """x, fields of the weights, and of the biases."""
+def place_fire(case: TrainingCase, fire: Fire) -> tuple[Tensor, list[int], list[int], list[Tensor | None]]:
+    """x, fields of the weights, and of the biases; weights and biases in turn, as the operator takes them."""
     d = case.draw
     xv, xw = d.place(fire.x)
     case.read(xw, "x")
-    weights, biases = [], []
+    weights, biases, schema = [], [], []
     for w in (fire.ws, fire.w1, fire.w3):
         placed = place_weight(d, w)
         case.read(placed, "weight")
         weights += weight_fields(placed)
-    for b in (fire.bs, fire.b1, fire.b3):
+        schema.append(placed)
+    for i, b in enumerate((fire.bs, fire.b1, fire.b3)):
         placed = None if b is None else b.float()
         case.read(placed, "bias")
         biases.append(pointer(placed))
-    return xv, weights, biases
+        schema.insert(2 * i + 1, None if b is None else b.to(d.dtype))
+    return xv, weights, biases, schema
 
 
 def fire_train(seed: int) -> TrainingCase:
@@ -73,9 +75,10 @@ def fire_train(seed: int) -> TrainingCase:
     s_size = F.conv2d(*magnitude(f.x, f.ws, f.bs))
     want = F.relu(torch.cat([F.conv2d(s, f.w1, f.b1), F.conv2d(s, f.w3, f.b3, padding=1)], 1))
     size = torch.cat([F.conv2d(s_size, *magnitude(f.w1, f.b1)), F.conv2d(s_size, *magnitude(f.w3, f.b3), padding=1)], 1)
-    xv, weights, biases = place_fire(case, f)
+    xv, weights, biases, tensors = place_fire(case, f)
     out = case.image("out", want, size * operand_rounding(d) * 1.5)
     case.fields += [*nhwc_fields(xv), *nhwc_fields(out), f.ws.shape[0], f.w1.shape[0], *weights, *biases]
+    case.schema = (xv, *tensors, 0)
     return case
 
 
@@ -97,7 +100,7 @@ def fire_train_backward(seed: int) -> TrainingCase:
     close = (z.abs() < UNIT * z_size) & (not d.exact)
     ds, ds_size = (ds1 + ds3) * (z > 0), 3 * rounding * ds_size + torch.where(close, ds_size / UNIT, 0.0)
     case.exact = d.exact and max(t.abs().max().item() for t in (z, ds1, ds1 + ds3)) <= 256
-    xv, weights, biases = place_fire(case, f)
+    xv, weights, biases, tensors = place_fire(case, f)
     (gv, gw), (ov, ow) = d.place(dout), d.place(out)
     case.read(gw, "dout")
     case.read(ow, "out")
@@ -122,6 +125,7 @@ def fire_train_backward(seed: int) -> TrainingCase:
     case.fields += [pointer(squeeze), pointer(dsqueeze), *nhwc_fields(dx)]
     for (name, (want, size)), need in zip(truth.items(), needs[1:], strict=True):
         case.fields.append(pointer(case.flat(name, want, 2 * size, d.dtype)) if need else 0)
+    case.schema = (gv, xv, ov, *tensors[:3], tensors[4], 0, needs)
     return case
 
 
