@@ -1,6 +1,6 @@
 """`make gpu`: everything that needs a GPU, in one command and one record under benchmarks/records/.
 
-The GPU test suite, compute-sanitizer's four tools, the blocks and the networks against cuDNN and torch.compile.
+The GPU test suite, compute-sanitizer's four tools, blocks, networks and training steps against cuDNN and torch.compile.
 Each step has a share of the time; what does not finish is recorded as such and the next step runs all the same.
 Nothing is fetched."""
 
@@ -18,6 +18,7 @@ from typing import Any
 import click
 import gpu_blocks
 import gpu_networks
+import gpu_training
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "benchmarks" / "records"
@@ -76,12 +77,18 @@ def blocks(seconds: float) -> dict[str, Any]:
     return {"exit": "0" if all(r["error"] <= r["limit"] for r in rows) else "1", "rows": rows}
 
 
+def training(seconds: float) -> dict[str, Any]:
+    rows = gpu_training.measure(time.monotonic() + seconds)
+    return {"exit": "0" if all(r["error"] <= r["limit"] for r in rows) else "1", "rows": rows}
+
+
 STEPS: tuple[tuple[str, Callable[[float], dict[str, Any]], float], ...] = (
     ("suite", suite, 180),
-    ("networks", networks, 270),
-    ("blocks", blocks, 210),
-    ("sanitizer", sanitizer, 300),
-    ("triton", triton, 150),
+    ("networks", networks, 220),
+    ("training", training, 180),
+    ("blocks", blocks, 160),
+    ("sanitizer", sanitizer, 250),
+    ("triton", triton, 120),
 )
 
 

@@ -43,9 +43,10 @@ def stem_train(
 
 
 def stem_train_fits(x: Tensor, act: str, pool_kernel: tuple[int, int]) -> bool:
-    """Whether kernels take both directions: an image that needs no gradient, in an exact dtype."""
-    wants_dx = torch.is_grad_enabled() and x.requires_grad
-    return not wants_dx and x.dtype in _EXACT and act in ("none", "relu") and pool_kernel[0] * pool_kernel[1] <= 256
+    """Whether kernels take both directions: an image on the CPU that needs no gradient, in an exact dtype."""
+    if x.device.type != "cpu" or x.dtype not in _EXACT or (torch.is_grad_enabled() and x.requires_grad):
+        return False
+    return act in ("none", "relu") and pool_kernel[0] * pool_kernel[1] <= 256
 
 
 def _reference(x: Tensor, weight: Tensor, bias: Any, stride: Any, padding: Any, act: int, *pool: Any) -> Any:

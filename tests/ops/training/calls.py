@@ -42,7 +42,8 @@ def _prologue(x: Tensor, gamma: Tensor | None, beta: Tensor | None, act: str, ba
     if batch:
         mean, var = training.batch_stats(x)
     else:
-        mean = torch.linspace(-0.5, 0.5, x.shape[1]).to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+        exact = torch.float64 if x.dtype == torch.float64 else torch.float32
+        mean = torch.linspace(-0.5, 0.5, x.shape[1]).to(x.device, exact)
         var = mean.square() + 0.5
     return Prologue(mean, var, gamma, beta, 1e-3, act, batch)
 
@@ -163,7 +164,10 @@ def _dense(draw: Draw, bottleneck: int, kind: str) -> Call:
         full: list[Tensor | None] = [None] * len(params)
         for i, p in zip(kept, given, strict=True):
             full[i] = p
-        running = frozen if kind == "frozen" else []
-        return training.dense_block_train(x, full, eps, running, masks, growth, bottleneck).buffer
+        running, dropped = (
+            [None if t is None else t.to(x.device) for t in given]
+            for given in (frozen if kind == "frozen" else [], masks)
+        )
+        return training.dense_block_train(x, full, eps, running, dropped, growth, bottleneck).buffer
 
     return Call(run, [x, *(params[i] for i in kept)])
