@@ -140,8 +140,8 @@ TRAINING_MUTANTS = {
     ),
     "padding of the norm's zero": (
         "training/bn_act_depthwise.cu",
-        "row.has(i) ? to[i][e] : 0.f",
-        "to[i][e]",
+        "row.has(i) ? act(norm(e, to[i][e])) : 0.f",
+        "act(norm(e, to[i][e]))",
         ["bn_act_depthwise"],
     ),
     "window stands still": (
@@ -170,8 +170,8 @@ TRAINING_MUTANTS = {
     ),
     "weight gradient of the padding": (
         "training/depthwise_grad.cu",
-        "u[e] = there ? u[e] : 0.f",
-        "u[e] = u[e]",
+        "u[e] = kSums && there ? act(z[e]) : 0.f;",
+        "u[e] = act(z[e]);",
         ["bn_act_depthwise_backward"],
     ),
     "norm's sums of the padding": (
@@ -184,6 +184,30 @@ TRAINING_MUTANTS = {
         "training/depthwise_grad.cu",
         "static_cast<int64_t>(c) * taps + tap, value",
         "static_cast<int64_t>(tap) * of_channels + c, value",
+        ["bn_act_depthwise_backward"],
+    ),
+    "channels of a pair apart": (
+        "training/depthwise_pass.cpp",
+        "if (t.data && !pairs) return false;",
+        "",
+        ["bn_act_depthwise"],
+    ),
+    "dilation forgotten": (
+        "training/depthwise_loop.cu",
+        "+ ky * g.dilation_h, x = ",
+        "+ ky, x = ",
+        ["bn_act_depthwise"],
+    ),
+    "strided rows between outputs": (
+        "training/depthwise_loop.cu",
+        "|| y % g.stride_h ||",
+        "||",
+        ["bn_act_depthwise_backward"],
+    ),
+    "bias beside the taps": (
+        "training/depthwise_loop.cu",
+        "if (!bias && !thread.inside(y, x)) return;",
+        "if (!thread.inside(y, x)) return;",
         ["bn_act_depthwise_backward"],
     ),
     "rows behind the strips left out": (

@@ -3,6 +3,7 @@
 #include "training/bn_act_depthwise.h"
 
 #include "plan.h"
+#include "training/depthwise_loop.h"
 #include "training/depthwise_pass.cuh"
 #include "training/norm.h"
 
@@ -15,7 +16,7 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kDepthwiseThreads, kKernel == 3 ? 4 : 2) 
   const DepthwiseThread thread(a.pass, a.x.channels);
   const int c = thread.channel;
   const ThreadNorm<2> norm(a.norm, c, a.x.channels, thread.on);
-  const Activation<Math> act(a.act);
+  const Clamp act(a.act);
   float weight[kTaps][2], bias[2];
   load_weights<Math>(weight, a.weight, c, a.x.channels, thread.on);
   const auto* const biases = reinterpret_cast<const typename Math::Store*>(a.bias);
@@ -32,10 +33,8 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kDepthwiseThreads, kKernel == 3 ? 4 : 2) 
 #pragma unroll
       for (int i = 0; i < kWide; ++i) {
         unpack<Math>(row.raw[i], to[i]);
-        norm.apply(to[i]);
-        act.apply(to[i]);
 #pragma unroll
-        for (int e = 0; e < 2; ++e) to[i][e] = row.has(i) ? to[i][e] : 0.f;
+        for (int e = 0; e < 2; ++e) to[i][e] = row.has(i) ? act(norm(e, to[i][e])) : 0.f;
       }
     };
     const int y0 = first * kStride - a.pad_h;
@@ -101,49 +100,63 @@ int launch_depthwise(const DepthwiseArgs& a, const Window& w, Stream stream) {
   return w.stride[0] == 1 ? launch_depthwise<Math, 5, 1>(a, stream) : launch_depthwise<Math, 5, 2>(a, stream);
 }
 
-DepthwiseArgs forward_args(const BnActConv2dParams& p) {
-  DepthwiseArgs a{};
+struct Plan {
+  DepthwiseLoopArgs args{};
+  bool strips;
+  int parts;
+  int64_t workspace;
+};
+
+Plan plan_forward(const BnActConv2dParams& p) {
+  Plan plan;
   const int bytes = element_bytes(p.type);
-  const int cells = depthwise_cells(static_cast<int>(p.window.kernel[0]), static_cast<int>(p.window.stride[0]));
-  a.pass = plan_depthwise(p.y.n, p.y.h, p.y.w, p.x.c, cells, kPassBlocks);
-  a.x = pair_view(p.x, bytes);
-  a.y = pair_view(p.y, bytes);
+  DepthwiseArgs& a = plan.args.of;
+  a.x = view_of(p.x, bytes);
+  a.y = view_of(p.y, bytes);
   a.norm = norm_args(p.norm);
   a.act = static_cast<int>(p.act);
   a.pad_h = static_cast<int>(p.window.padding[0]);
   a.pad_w = static_cast<int>(p.window.padding[1]);
   a.weight = static_cast<const unsigned char*>(p.weight);
   a.bias = static_cast<const unsigned char*>(p.bias);
-  return a;
-}
-
-int64_t take_moments(const BnActConv2dParams& p, DepthwiseArgs* a) {
+  plan.strips = goes_in_strips({p.x, p.y}, p.window, p.act, bytes);
+  if (plan.strips) {
+    const int cells = depthwise_cells(static_cast<int>(p.window.kernel[0]), static_cast<int>(p.window.stride[0]));
+    a.pass = plan_depthwise(p.y.n, p.y.h, p.y.w, p.x.c, cells, kPassBlocks);
+    plan.parts = a.pass.parts;
+  } else {
+    plan.args.pass = plan_pass(p.y, bytes);
+    plan.args.window = geometry_of(p.window);
+    plan.parts = plan.args.pass.parts;
+  }
   Pieces pieces(p.workspace);
   if (p.mean) {
-    a->moments = pieces.take<float>(static_cast<int64_t>(a->pass.parts) * 2 * p.x.c);
-    a->counts = pieces.take<float>(a->pass.parts);
+    a.moments = pieces.take<float>(static_cast<int64_t>(plan.parts) * 2 * p.x.c);
+    a.counts = pieces.take<float>(plan.parts);
   }
-  return pieces.used;
+  plan.workspace = pieces.used;
+  return plan;
+}
+
+int launch_strips(const DepthwiseArgs& a, const BnActConv2dParams& p, Stream stream) {
+  return p.type == DType::f16    ? launch_depthwise<F16>(a, p.window, stream)
+         : p.type == DType::bf16 ? launch_depthwise<BF16>(a, p.window, stream)
+                                 : launch_depthwise<F32>(a, p.window, stream);
 }
 
 }  // namespace
 
 int64_t bn_act_depthwise_cuda_workspace(const BnActConv2dParams& p, const Device&) {
-  if (depthwise_refusal(p.x, p.window, p.type)) return 0;
-  DepthwiseArgs a = forward_args(p);
-  return take_moments(p, &a);
+  return pass_refusal(p.x, p.type) ? 0 : plan_forward(p).workspace;
 }
 
 Result bn_act_depthwise_cuda(const BnActConv2dParams& p, const Device&, StreamHandle stream) {
-  if (const char* refusal = depthwise_refusal(p.x, p.window, p.type)) return {refusal, 0};
-  DepthwiseArgs a = forward_args(p);
-  take_moments(p, &a);
-  const auto on = static_cast<Stream>(stream);
-  const int error = p.type == DType::f16    ? launch_depthwise<F16>(a, p.window, on)
-                    : p.type == DType::bf16 ? launch_depthwise<BF16>(a, p.window, on)
-                                            : launch_depthwise<F32>(a, p.window, on);
+  if (const char* refusal = pass_refusal(p.x, p.type)) return {refusal, 0};
+  const Plan plan = plan_forward(p);
+  const DepthwiseArgs& a = plan.args.of;
+  const int error = plan.strips ? launch_strips(a, p, static_cast<Stream>(stream)) : launch_depthwise_loop(plan.args, p.type, stream);
   if (error || !p.mean) return {nullptr, error};
-  return run_merge_stats({a.moments, a.counts, a.pass.parts, a.x.channels, p.y.n * p.y.h * p.y.w}, static_cast<float*>(p.mean),
+  return run_merge_stats({a.moments, a.counts, plan.parts, a.x.channels, p.y.n * p.y.h * p.y.w}, static_cast<float*>(p.mean),
                          static_cast<float*>(p.var), stream);
 }
 

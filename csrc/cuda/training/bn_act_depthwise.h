@@ -1,4 +1,4 @@
-// bn_act_conv2d with groups == C. Kernels of 3x3 and 5x5 at stride 1 and 2; other windows are refused.
+// bn_act_conv2d with groups == C, any window.
 #pragma once
 
 #include "lightops/cuda.h"

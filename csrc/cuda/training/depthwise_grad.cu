@@ -1,11 +1,13 @@
-// Depthwise backward. du = the transposed convolution of dy, never stored: with batch statistics one pass takes every sum (of the
-// weight's gradient, of the norm's) and a second computes du again and writes dx. That reads x and dy twice; storing du would write
-// and read a third tensor of x's size instead of reading dy, at stride 2 a quarter of x.
+// Depthwise backward. du = the transposed convolution of dy, never stored: one pass takes every sum (of the weight's gradient, of the
+// norm's) and a second computes du again and writes dx. That reads x and dy twice; storing du would write and read a third tensor of
+// x's size instead of reading dy, at stride 2 a quarter of x. A frozen norm could do with one pass, but in one kernel the sums and
+// what dx takes are more registers than three blocks of a multiprocessor have.
 //
 // A thread goes down a column of cells. Cell (t, s) is the stride x stride pixels of x that are (t, s) * stride - padding and on, and
 // the window of dy rows and columns that reach them, up to (t, s).
 #include "plan.h"
 #include "training/bn_act_depthwise.h"
+#include "training/depthwise_loop.h"
 #include "training/depthwise_pass.cuh"
 #include "training/merge.cuh"
 #include "training/norm.h"
@@ -25,14 +27,13 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kDepthwiseThreads, kKernel == 5 || sizeof
   const DepthwiseThread thread(a.pass, a.x.channels);
   const int c = thread.channel;
   const ThreadNorm<2> norm(a.norm, c, a.x.channels, thread.on);
-  const Activation<Math> act(a.act);
+  const Clamp act(a.act);
   const Slope through(a.act);
   float weight[kTaps][2], mean[2], slope[2], constant[2], sums[kSums ? kSumKinds<kKernel> : 1][2] = {};
   load_weights<Math>(weight, a.weight, c, a.x.channels, thread.on);
   load_vector(mean, a.norm.mean, c, a.x.channels, thread.on);
   load_vector(slope, kSums ? nullptr : a.slope, c, a.x.channels, thread.on);
   load_vector(constant, kSums ? nullptr : a.constant, c, a.x.channels, thread.on);
-  const bool store = !kSums || a.dx.data;
   thread.each(a.pass, kCells, [&](int image, int first, int column, bool on) {
     const int left = column - (kReach - 1), x0 = column * kStride - a.pad_w;
     const unsigned from_y = on ? columns_inside<kWide>(left, a.y.width) : 0u, from_x = on ? columns_inside<kPixels>(x0, a.x.width) : 0u;
@@ -51,7 +52,7 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kDepthwiseThreads, kKernel == 5 || sizeof
     coming.load(a.y, image, first, left, c, from_y);
 #pragma unroll
     for (int q = 0; q < kStride; ++q) pixels[q].load(a.x, image, first * kStride + q - a.pad_h, x0, c, from_x);
-#pragma unroll(kKernel == 3 && kStride == 1 ? 3 : 1)
+#pragma unroll(kKernel == 3 && kStride == 1 && !kSums ? 3 : 1)
     for (int r = 0; r < a.pass.rows; ++r) {
       const int t = first + r;
       take(window[kReach - 1]);
@@ -75,11 +76,9 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kDepthwiseThreads, kKernel == 5 || sizeof
           float x[2], z[2], u[2], dz[2] = {0.f, 0.f};
           unpack<Math>(here.raw[p], x);
 #pragma unroll
-          for (int e = 0; e < 2; ++e) z[e] = u[e] = norm(e, x[e]);
-          if constexpr (kSums) {
-            act.apply(u);
-#pragma unroll
-            for (int e = 0; e < 2; ++e) u[e] = there ? u[e] : 0.f;
+          for (int e = 0; e < 2; ++e) {
+            z[e] = norm(e, x[e]);
+            u[e] = kSums && there ? act(z[e]) : 0.f;
           }
 #pragma unroll
           for (int ky = q; ky < kKernel; ky += kStride)
@@ -92,20 +91,23 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kDepthwiseThreads, kKernel == 5 || sizeof
                 if constexpr (kSums) sums[3 + ky * kKernel + kx][e] = multiply_add(dy[e], u[e], sums[3 + ky * kKernel + kx][e]);
               }
             }
-          through.apply(dz, z);
 #pragma unroll
           for (int e = 0; e < 2; ++e) {
+            dz[e] = through.clipped(dz[e], z[e]);
             const float off = x[e] - mean[e];
             if constexpr (kSums) {
               dz[e] = there ? dz[e] : 0.f;
               sums[0][e] += dz[e];
               sums[1][e] = multiply_add(dz[e], off, sums[1][e]);
+            } else {
+              dz[e] = combine(dz[e] * norm.scale[e], off, slope[e], constant[e], a.slope);
             }
-            dz[e] = combine(dz[e] * norm.scale[e], off, slope[e], constant[e], !kSums && a.slope);
           }
-          PairType<Math> raw;
-          pack<Math>(dz, raw);
-          store_pair<Math>(a.dx, start + p * a.dx.pixel, c, raw, there && store);
+          if constexpr (!kSums) {
+            PairType<Math> raw;
+            pack<Math>(dz, raw);
+            store_pair<Math>(a.dx, start + p * a.dx.pixel, c, raw, there);
+          }
         }
       }
 #pragma unroll
@@ -175,17 +177,12 @@ struct WeightMerge {
   }
 };
 
-template <class Math>
-int merge_weights(const DepthwiseArgs& a, const BnActConv2dBackwardParams& p, Stream stream) {
-  const int taps = static_cast<int>(p.window.kernel[0] * p.window.kernel[1]);
-  return launch_merge(WeightMerge<Math>{a.weights, static_cast<unsigned char*>(p.dweight), static_cast<unsigned char*>(p.dbias), taps,
-                                        a.x.channels, (taps + 1) * a.x.channels, a.pass.parts},
-                      stream);
-}
-
 struct Plan {
-  DepthwiseArgs args{};
-  bool batch, sums;  // dx needs the sums; a pass of sums is made
+  DepthwiseLoopArgs args{};
+  ChannelPass over_y{};        // of the loop's weights; args.pass goes over x
+  bool strips;
+  bool batch, norms, weights;  // dx needs the sums; sums of the norm, of the weight and the bias are taken
+  int norm_parts, weight_parts;
   float *slope = nullptr, *constant = nullptr;
   int64_t workspace;
 };
@@ -193,25 +190,35 @@ struct Plan {
 Plan plan_gradient(const BnActConv2dBackwardParams& p) {
   constexpr int kBlocks = 512;  // partial sums of weights are many: half of what a pass has elsewhere
   Plan plan;
-  DepthwiseArgs& a = plan.args;
+  DepthwiseArgs& a = plan.args.of;
   const int bytes = element_bytes(p.type), stride = static_cast<int>(p.window.stride[0]);
-  const int64_t rows = (p.x.h - 1 + p.window.padding[0]) / stride + 1, columns = (p.x.w - 1 + p.window.padding[1]) / stride + 1;
-  a.pass = plan_depthwise(p.x.n, rows, columns, p.x.c, depthwise_cells(static_cast<int>(p.window.kernel[0]), stride), kBlocks);
-  a.x = pair_view(p.x, bytes);
-  a.y = pair_view(p.dy, bytes);
+  a.x = view_of(p.x, bytes);
+  a.y = view_of(p.dy, bytes);
+  if (p.dx.data) a.dx = view_of(p.dx, bytes);
   a.norm = norm_args(p.norm);
   a.act = static_cast<int>(p.act);
   a.pad_h = static_cast<int>(p.window.padding[0]);
   a.pad_w = static_cast<int>(p.window.padding[1]);
   a.weight = static_cast<const unsigned char*>(p.weight);
   plan.batch = p.norm.mean && p.norm.batch && p.dx.data;
-  plan.sums = plan.batch || p.dgamma || p.dbeta || p.dweight || p.dbias;
-  Pieces pieces(p.workspace);
-  const int64_t parts = a.pass.parts, taps = p.window.kernel[0] * p.window.kernel[1];
-  if (plan.sums) {
-    a.sums = pieces.take<float>(parts * 2 * p.x.c);
-    a.weights = pieces.take<float>(parts * (taps + 1) * p.x.c);
+  plan.norms = p.norm.mean && (plan.batch || p.dgamma || p.dbeta);
+  plan.weights = p.dweight || p.dbias;
+  plan.strips = goes_in_strips({p.x, p.dy, p.dx}, p.window, p.act, bytes);
+  if (plan.strips) {
+    const int64_t rows = (p.x.h - 1 + p.window.padding[0]) / stride + 1, columns = (p.x.w - 1 + p.window.padding[1]) / stride + 1;
+    a.pass = plan_depthwise(p.x.n, rows, columns, p.x.c, depthwise_cells(static_cast<int>(p.window.kernel[0]), stride), kBlocks);
+    plan.norm_parts = plan.weight_parts = a.pass.parts;
+    plan.norms = plan.weights = plan.norms || plan.weights;  // one kernel takes both
+  } else {
+    plan.args.window = geometry_of(p.window);
+    plan.args.pass = plan_pass(p.x, bytes);
+    plan.over_y = plan_pass(p.dy, bytes);
+    plan.norm_parts = plan.args.pass.parts;
+    plan.weight_parts = plan.over_y.parts;
   }
+  Pieces pieces(p.workspace);
+  if (plan.norms) a.sums = pieces.take<float>(static_cast<int64_t>(plan.norm_parts) * 2 * p.x.c);
+  if (plan.weights) a.weights = pieces.take<float>(plan.weight_parts * (p.window.kernel[0] * p.window.kernel[1] + 1) * p.x.c);
   if (plan.batch) {
     plan.slope = pieces.take<float>(p.x.c);
     plan.constant = pieces.take<float>(p.x.c);
@@ -220,39 +227,51 @@ Plan plan_gradient(const BnActConv2dBackwardParams& p) {
   return plan;
 }
 
+int take_sums(const Plan& plan, const BnActConv2dBackwardParams& p, StreamHandle stream) {
+  if (plan.strips) return plan.norms ? launch_gradient(plan.args.of, p.type, true, p.window, stream) : 0;
+  DepthwiseLoopArgs a = plan.args;
+  if (plan.norms)
+    if (const int error = launch_depthwise_loop_gradient(a, p.type, true, stream)) return error;
+  a.pass = plan.over_y;
+  return plan.weights ? launch_depthwise_loop_weights(a, p.type, stream) : 0;
+}
+
+template <class Math>
+int merge_weights(const Plan& plan, const BnActConv2dBackwardParams& p, StreamHandle stream) {
+  const int taps = static_cast<int>(p.window.kernel[0] * p.window.kernel[1]), channels = plan.args.of.x.channels;
+  return launch_merge(WeightMerge<Math>{plan.args.of.weights, static_cast<unsigned char*>(p.dweight), static_cast<unsigned char*>(p.dbias), taps,
+                                        channels, (taps + 1) * channels, plan.weight_parts},
+                      static_cast<Stream>(stream));
+}
+
+Result merge_sums(const Plan& plan, const BnActConv2dBackwardParams& p, StreamHandle stream) {
+  if (plan.batch || p.dgamma || p.dbeta) {
+    const Result merged = run_merge_sums({plan.args.of.sums, plan.norm_parts, plan.args.of.x.channels, p.x.n * p.x.h * p.x.w}, p.norm,
+                                         static_cast<float*>(p.dgamma), static_cast<float*>(p.dbeta), plan.slope, plan.constant, false, stream);
+    if (!merged.ok()) return merged;
+  }
+  if (!p.dweight && !p.dbias) return {};
+  return {nullptr, p.type == DType::f16    ? merge_weights<F16>(plan, p, stream)
+                   : p.type == DType::bf16 ? merge_weights<BF16>(plan, p, stream)
+                                           : merge_weights<F32>(plan, p, stream)};
+}
+
 }  // namespace
 
 int64_t bn_act_depthwise_backward_cuda_workspace(const BnActConv2dBackwardParams& p, const Device&) {
-  return depthwise_refusal(p.x, p.window, p.type) ? 0 : plan_gradient(p).workspace;
+  return pass_refusal(p.x, p.type) ? 0 : plan_gradient(p).workspace;
 }
 
 Result bn_act_depthwise_backward_cuda(const BnActConv2dBackwardParams& p, const Device&, StreamHandle stream) {
-  if (const char* refusal = depthwise_refusal(p.x, p.window, p.type)) return {refusal, 0};
-  const Plan plan = plan_gradient(p);
-  DepthwiseArgs a = plan.args;
-  const View dx = p.dx.data ? pair_view(p.dx, element_bytes(p.type)) : View{};
-  if (plan.sums) {
-    if (!plan.batch) a.dx = dx;
-    if (const int error = launch_gradient(a, p.type, true, p.window, stream)) return {nullptr, error};
-    if (p.norm.mean && (plan.batch || p.dgamma || p.dbeta)) {
-      const Result merged = run_merge_sums({a.sums, a.pass.parts, a.x.channels, p.x.n * p.x.h * p.x.w}, p.norm, static_cast<float*>(p.dgamma),
-                                           static_cast<float*>(p.dbeta), plan.slope, plan.constant, false, stream);
-      if (!merged.ok()) return merged;
-    }
-    if (p.dweight || p.dbias) {
-      const auto on = static_cast<Stream>(stream);
-      const int error = p.type == DType::f16    ? merge_weights<F16>(a, p, on)
-                        : p.type == DType::bf16 ? merge_weights<BF16>(a, p, on)
-                                                : merge_weights<F32>(a, p, on);
-      if (error) return {nullptr, error};
-    }
-    if (!plan.batch) return {};
-  }
-  if (!p.dx.data) return {};
-  a.dx = dx;
-  a.slope = plan.slope;
-  a.constant = plan.constant;
-  return {nullptr, launch_gradient(a, p.type, false, p.window, stream)};
+  if (const char* refusal = pass_refusal(p.x, p.type)) return {refusal, 0};
+  Plan plan = plan_gradient(p);
+  if (const int error = take_sums(plan, p, stream)) return {nullptr, error};
+  const Result merged = merge_sums(plan, p, stream);
+  if (!merged.ok() || !p.dx.data) return merged;
+  plan.args.of.slope = plan.slope;
+  plan.args.of.constant = plan.constant;
+  return {nullptr, plan.strips ? launch_gradient(plan.args.of, p.type, false, p.window, stream)
+                               : launch_depthwise_loop_gradient(plan.args, p.type, false, stream)};
 }
 
 }  // namespace lightops::cuda

@@ -26,19 +26,16 @@ DepthwisePass plan_depthwise(int64_t images, int64_t cell_rows, int64_t cell_col
   return s;
 }
 
-const char* depthwise_refusal(const Nhwc& x, const Window& w, DType type) {
-  if (const char* refusal = pass_refusal(x, type)) return refusal;
-  const bool square = w.kernel[0] == w.kernel[1] && w.stride[0] == w.stride[1] && w.dilation[0] == 1 && w.dilation[1] == 1;
-  if (!square || (w.kernel[0] != 3 && w.kernel[0] != 5) || w.stride[0] > 2)
-    return "depthwise training kernels are 3x3 and 5x5, stride 1 or 2, without dilation";
-  if (w.padding[0] >= w.kernel[0] || w.padding[1] >= w.kernel[1]) return "more padding than a window reaches";
-  return nullptr;
-}
-
-View pair_view(const Nhwc& t, int bytes) {
-  View v = view_of(t, bytes);
-  v.vector = t.c % 2 == 0 && t.pixel % 2 == 0 && (t.n <= 1 || t.image % 2 == 0) && reinterpret_cast<std::uintptr_t>(t.data) % (2 * bytes) == 0;
-  return v;
+bool goes_in_strips(std::initializer_list<Nhwc> tensors, const Window& w, Act act, int bytes) {
+  for (const Nhwc& t : tensors) {
+    const bool pairs = t.c % 2 == 0 && t.pixel % 2 == 0 && (t.n <= 1 || t.image % 2 == 0) && reinterpret_cast<std::uintptr_t>(t.data) % (2 * bytes) == 0;
+    if (t.data && !pairs) return false;
+  }
+  for (int axis = 0; axis < 2; ++axis) {
+    if (w.kernel[axis] != w.kernel[0] || w.stride[axis] != w.stride[0]) return false;
+    if (w.dilation[axis] != 1 || w.padding[axis] >= w.kernel[axis]) return false;
+  }
+  return (w.kernel[0] == 3 || w.kernel[0] == 5) && w.stride[0] <= 2 && act <= Act::relu6;
 }
 
 }  // namespace lightops::cuda

@@ -9,38 +9,24 @@ namespace lightops::cuda {
 template <class Math>
 using PairType = typename PairOf<Math>::Type;
 
-// Channels c and c + 1 at an element offset.
+// Channels c and c + 1 at an element offset: one access, which the kernels' refusal of odd channels allows.
 template <class Math>
 LIGHTOPS_DEVICE PairType<Math> load_pair(const View& v, int64_t offset, int c, bool on) {
-  if (v.vector) return load_global(reinterpret_cast<const PairType<Math>*>(element<Math>(v, offset + c)), on);
-  const auto first = load_global(element<Math>(v, offset + c), on), second = load_global(element<Math>(v, offset + c + 1), on && c + 1 < v.channels);
-  PairType<Math> raw;
-  if constexpr (sizeof(first) == 4) {
-    raw.w[0] = float_to_bits(first);
-    raw.w[1] = float_to_bits(second);
-  } else {
-    raw.w[0] = static_cast<uint32_t>(first) | static_cast<uint32_t>(second) << 16;
-  }
-  return raw;
+  return load_global(reinterpret_cast<const PairType<Math>*>(element<Math>(v, offset + c)), on);
 }
 template <class Math>
 LIGHTOPS_DEVICE void store_pair(const View& v, int64_t offset, int c, const PairType<Math>& raw, bool on) {
-  if (v.vector) {
-    store_global(reinterpret_cast<PairType<Math>*>(element_out<Math>(v, offset + c)), raw, on);
-    return;
-  }
-  using Store = typename Math::Store;
-  Store first, second;
-  if constexpr (sizeof(Store) == 4) {
-    first = bits_to_float(raw.w[0]);
-    second = bits_to_float(raw.w[1]);
-  } else {
-    first = static_cast<Store>(raw.w[0]);
-    second = static_cast<Store>(raw.w[0] >> 16);
-  }
-  store_global(element_out<Math>(v, offset + c), first, on);
-  store_global(element_out<Math>(v, offset + c + 1), second, on && c + 1 < v.channels);
+  store_global(reinterpret_cast<PairType<Math>*>(element_out<Math>(v, offset + c)), raw, on);
 }
+
+// none, relu and relu6 as one clamp that keeps a NaN.
+struct Clamp {
+  float low, high;
+
+  explicit LIGHTOPS_DEVICE Clamp(int code)
+      : low(bits_to_float(code == 1 || code == 2 ? 0u : 0xff800000u)), high(code == 2 ? 6.f : bits_to_float(0x7f800000u)) {}
+  LIGHTOPS_DEVICE float operator()(float v) const { return min_nan(max_nan(v, low), high); }
+};
 
 // Which of kCount columns from `column` on lie in a map, a bit each: asked once for a strip of rows.
 template <int kCount>

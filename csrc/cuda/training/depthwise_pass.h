@@ -19,14 +19,15 @@ struct DepthwisePass {
   int strips, rows;    // of cells
   int across;          // groups of cells in a row
 };
-// Which windows the kernels serve, forward and backward alike: null, or why not.
-const char* depthwise_refusal(const Nhwc& x, const Window& window, DType type);
+// Whether the kernels that go down strips serve a problem: 3x3 and 5x5 at stride 1 and 2, pairs of channels aligned in all of the
+// tensors (null data: ignored), an activation that is a clamp. depthwise_loop.h serves the others.
+bool goes_in_strips(std::initializer_list<Nhwc> tensors, const Window& window, Act act, int element_bytes);
 // `blocks`: how many the grid is meant to have.
 DepthwisePass plan_depthwise(int64_t images, int64_t cell_rows, int64_t cell_columns, int64_t channels, int cells, int64_t blocks);
 
 struct DepthwiseArgs {
   DepthwisePass pass;
-  View x, y;  // y: the output, or its gradient; `vector`: pairs of channels are aligned and whole
+  View x, y;  // y: the output, or its gradient
   NormArgs norm;
   int act;
   int pad_h, pad_w;
@@ -38,7 +39,5 @@ struct DepthwiseArgs {
   float *sums, *weights;               // [parts][2][C]; [parts][taps + 1][C], the last the bias
   const float *slope, *constant;       // of dx, or null
 };
-
-View pair_view(const Nhwc& t, int element_bytes);
 
 }  // namespace lightops::cuda

@@ -13,24 +13,37 @@ from training_cases.norm import add_norm, gradient_vectors, place
 from training_cases.norm_truth import SLOPE_AT_MOST, backward, draw_norm, spread, sums
 
 
+def draw_window(d: Draw) -> tuple[tuple[int, int], dict]:
+    """Kernel, and stride, padding and dilation: mostly what the strips serve, now and then any other window."""
+    if d.chance(0.7):
+        kernel, stride = d.pick(3, 3, 5), d.pick(1, 1, 2)
+        padding = tuple(d.pick(kernel // 2, d.between(0, kernel - 1)) for _ in range(2))
+        return (kernel, kernel), {"stride": (stride, stride), "padding": padding, "dilation": (1, 1)}
+    kernel = d.pick((7, 7), (1, 1), (5, 2), (3, 3), (2, 2))
+    stride, dilation = d.pick((1, 1), (1, 2), (3, 3), (2, 1)), d.pick((1, 1), (2, 2), (1, 2))
+    return kernel, {"stride": stride, "padding": (d.between(0, 4), d.between(0, 4)), "dilation": dilation}
+
+
 def draw_problem(d: Draw) -> tuple[Tensor, Tensor, dict]:
     """x, weight, and the convolution's arguments."""
-    kernel, stride = d.pick(3, 3, 5), d.pick(1, 1, 2)
-    padding = (d.pick(kernel // 2, d.between(0, kernel - 1)), d.pick(kernel // 2, d.between(0, kernel - 1)))
+    kernel, conv = draw_window(d)
+    rows, columns = (step * (k - 1) + 1 for k, step in zip(kernel, conv["dilation"], strict=True))
     n = d.between(1, 3)
     if d.chance(0.15):  # several strips, several blocks
-        c, h, w = d.channels(16), d.between(20, 60), d.between(kernel, 24)
+        c, h, w = d.channels(16), d.between(20, 60), d.between(columns, columns + 20)
     elif d.chance(0.15):  # several groups of channels
-        c, h, w = d.between(60, 150), d.between(kernel, 7), d.between(kernel, 7)
+        c, h, w = d.between(60, 150), d.between(rows, rows + 4), d.between(columns, columns + 4)
     else:
-        c, h, w = d.channels(80), d.side(kernel, 12), d.side(kernel, 12)
+        c, h, w = d.channels(80), d.side(rows, 12), d.side(columns, 12)
+    c = max(c, 2)  # one channel is a dense convolution
     x = spread(d, d.values(n, c, h, w))
-    weight = d.values(c, 1, kernel, kernel, low=-1, high=1, scale=1 / kernel)
-    return x, weight, {"stride": stride, "padding": padding, "groups": c}
+    weight = d.values(c, 1, *kernel, low=-1, high=1, scale=1 / (kernel[0] * kernel[1]) ** 0.5)
+    return x, weight, conv | {"groups": c}
 
 
 def text_of(x: Tensor, weight: Tensor, conv: dict, rest: str) -> str:
-    return f"x{tuple(x.shape)} k{weight.shape[-1]} s{conv['stride']} p{conv['padding']} {rest}"
+    window = f"k{tuple(weight.shape[2:])} s{conv['stride']} p{conv['padding']} d{conv['dilation']}"
+    return f"x{tuple(x.shape)} {window} {rest}"
 
 
 def bn_act_depthwise(seed: int) -> TrainingCase:
@@ -49,7 +62,7 @@ def bn_act_depthwise(seed: int) -> TrainingCase:
     add_norm(case, n)
     y = case.image("y", want, size)
     vectors = [pointer(t) for t in case.statistics(y)] if stats else [0, 0]
-    window = window_fields(weight.shape[-1], conv["stride"], conv["padding"])
+    window = window_fields(tuple(weight.shape[2:]), conv["stride"], conv["padding"], conv["dilation"])
     case.fields += [*nhwc_fields(xv), *nhwc_fields(y), *n.fields(), ACT_CODES[n.act], pointer(w), pointer(b)]
     case.fields += [*window, x.shape[1], 0, *vectors]
     case.schema = (xv, *n.schema(), w, b, *(window[i : i + 2] for i in (2, 4, 6)), x.shape[1], False, stats)
@@ -60,7 +73,7 @@ def bn_act_depthwise_backward(seed: int) -> TrainingCase:
     d = Draw(seed)
     x, weight, conv = draw_problem(d)
     n = draw_norm(d, x)
-    needs = [d.chance(0.85), d.chance(0.85), d.chance(0.85), d.chance(0.3)]
+    needs = [d.chance(0.85), d.chance(0.85), d.chance(0.85), d.chance(0.6)]
     rest = f"{n.text()} needs{''.join('01'[v] for v in needs)} {d.dtype}"
     case = TrainingCase("bn_act_conv2d_backward", d, text_of(x, weight, conv, rest))
     u, u_size = n.u(x), n.z_size(x) * SLOPE_AT_MOST[n.act]
@@ -72,7 +85,7 @@ def bn_act_depthwise_backward(seed: int) -> TrainingCase:
     for t, label in ((xw, "x"), (gw, "dy"), (w, "weight")):
         case.read(t, label)
     add_norm(case, n)
-    window = window_fields(weight.shape[-1], conv["stride"], conv["padding"])
+    window = window_fields(tuple(weight.shape[2:]), conv["stride"], conv["padding"], conv["dilation"])
     dx = case.image("dx", truth.dx, truth.dx_size) if needs[0] else None
     case.fields += [
         *nhwc_fields(gv),
