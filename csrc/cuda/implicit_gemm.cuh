@@ -195,8 +195,8 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(Block::kThreads, Block::kBlocks) implicit
     Moments moments(shared);
     store_tile<Math, Block::kM, Block::kN, Block::kThreads>(shared, a.out, a.residual, tables.pixel, place.image, column,
                                                             [&](const Vec16& raw) { moments.add(raw); });
-    const int height = a.out.height - place.y, width = a.out.width - place.x;
-    moments.finish(shared, a, tile, (height < a.tile.tile_h ? height : a.tile.tile_h) * (width < a.tile.tile_w ? width : a.tile.tile_w), column);
+    // The tile's number anew: nothing more than before should live through the pipeline.
+    moments.finish(shared, a, (block_x() - column / Block::kN) / a.column_tiles, column);
   } else {
     store_tile<Math, Block::kM, Block::kN, Block::kThreads>(shared, a.out, a.residual, tables.pixel, place.image, column);
   }
