@@ -10,7 +10,7 @@ namespace lightops::cuda {
 namespace {
 
 // Neighbouring tiles whose statistics become one before the last merge, which has a block for eight channels only.
-constexpr int kGroup = 64;
+constexpr int kGroup = 32;
 constexpr int kMostGroups = 65535;  // of a grid's y
 constexpr int kThreads = 256;
 

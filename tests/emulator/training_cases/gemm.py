@@ -46,8 +46,10 @@ def pack_weight(seed: int) -> TrainingCase:
 
 def draw_convolution(d: Draw) -> tuple[int, int, tuple[int, int], dict, tuple[int, int, int], bool]:
     """Channels in and out, kernel, the rest of the geometry, (n, h, w), pooled."""
-    kind = d.pick("point", "point", "window", "window", "window", "few", "pool", "strided")
+    kind = d.pick("point", "point", "window", "window", "window", "few", "pool", "strided", "many")
     n = d.between(1, 3)
+    if kind == "many":  # tiles of pixels
+        return d.pick(8, 12, 16), d.pick(8, 16, 5), (1, 1), {}, (3, d.between(38, 48), d.between(38, 48)), False
     if kind == "point":
         return d.depth(160), d.width(130), (1, 1), {}, (n, d.side(1, 16), d.side(1, 16)), False
     if kind == "pool":
