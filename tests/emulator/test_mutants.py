@@ -5,6 +5,7 @@ from pathlib import Path
 
 import harness
 import pytest
+from gemm_mutants import GEMM_MUTANTS
 from judge import gpu_of, run_case
 from training_cases import CASES as TRAINING_CASES
 from training_cases.case import run as run_training
@@ -179,7 +180,7 @@ MUTANTS = {
         ["conv1x1_bn_act"],
     ),
 }
-MUTANTS |= TRAINING_MUTANTS
+MUTANTS |= TRAINING_MUTANTS | GEMM_MUTANTS
 SEEDS = 60
 
 
