@@ -103,7 +103,9 @@ def block_rows(contestant: str, deadline: float) -> Iterator[dict[str, Any]]:
         block = cut(part, 4)
         row = {"block": block.name, "batch": BLOCK_BATCH, "contestant": contestant, "error": 0.0, "limit": 1.0}
         try:
-            x = block.x.repeat(-(-BLOCK_BATCH // 4), 1, 1, 1)[:BLOCK_BATCH].cuda().to(memory_format=torch.channels_last)
+            x = block.x.repeat(-(-BLOCK_BATCH // 4), 1, 1, 1)[:BLOCK_BATCH].to(
+                "cuda", DTYPE, memory_format=torch.channels_last
+            )
             holder = nn.Sequential(copy.deepcopy(block.module)).cuda().to(memory_format=torch.channels_last).train()
             if contestant == "lightops":
                 row["error"], row["limit"] = block_errors(holder, x[:4])

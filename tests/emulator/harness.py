@@ -84,8 +84,28 @@ def host_sources() -> list[Path]:
     return sorted(f for f in (HERE / "host").glob("*.cpp") if f.stem not in ("harness", "training"))
 
 
+def build_changed(name: str, kernels: Path, file: str) -> Path:
+    """The emulator with `kernels`, a copy of csrc/cuda in which `file` differs: compiles anew what depends on it."""
+    build()
+    original = ROOT / "csrc/cuda"
+    sources = sorted((HERE / "host").glob("*.cpp"))
+    for source in kernel_sources(original):
+        changed = str(original / file) in dependencies(object_of(source))
+        sources.append(kernels / source.relative_to(original) if changed else source)
+    return build(sources, name, kernels)
+
+
 def object_of(source: Path) -> Path:
-    return BUILD / f"{'.'.join(source.parts[-3:])}.o"
+    """Sources of a copy have their objects beside it."""
+    folder = (
+        BUILD if source.is_relative_to(ROOT) else source.parents[len(source.parts) - 1 - source.parts.index("cuda")]
+    )
+    return folder / f"{'.'.join(source.parts[-3:])}.o"
+
+
+def dependencies(target: Path) -> list[str]:
+    """Files that the compiler named beside the object."""
+    return target.with_suffix(".d").read_text().replace("\\\n", " ").split(":", 1)[1].split()
 
 
 def out_of_date(target: Path) -> bool:
@@ -93,9 +113,8 @@ def out_of_date(target: Path) -> bool:
     depfile = target.with_suffix(".d")
     if not target.exists() or not depfile.exists():
         return True
-    files = depfile.read_text().replace("\\\n", " ").split(":", 1)[1].split()
     made = target.stat().st_mtime
-    return any(not Path(f).exists() or Path(f).stat().st_mtime > made for f in files)
+    return any(not Path(f).exists() or Path(f).stat().st_mtime > made for f in dependencies(target))
 
 
 def build_bindings() -> Path:
