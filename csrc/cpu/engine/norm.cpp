@@ -204,17 +204,25 @@ template <class C> void merge_sums(int64_t chunks, const C* parts, int64_t strid
   }
 }
 
+// All vectors are of the compute type. Plain loops over whole vectors of channels: one thread does this while others wait.
 template <class C> void affine_of(const Norm& norm, int64_t channels, C* scale, C* shift) {
-  const DType type = compute_type<C>;
+  const C *mean = static_cast<const C*>(norm.mean), *var = static_cast<const C*>(norm.var);
+  const C *gamma = static_cast<const C*>(norm.gamma), *beta = static_cast<const C*>(norm.beta);
   for (int64_t c = 0; c < channels; ++c) {
-    if (!norm.mean) {
-      scale[c] = C(1);
-      shift[c] = C(0);
-      continue;
+    scale[c] = C(1);
+    shift[c] = C(0);
+  }
+  if (!mean) return;
+  constexpr int64_t kBlock = 64;
+  double gain[kBlock];
+  for (int64_t first = 0; first < channels; first += kBlock) {
+    const int64_t count = channels - first < kBlock ? channels - first : kBlock;
+    for (int64_t i = 0; i < count; ++i) gain[i] = gamma ? double(gamma[first + i]) : 1;
+    for (int64_t i = 0; i < count; ++i) gain[i] /= sqrt(double(var[first + i]) + norm.eps);
+    for (int64_t i = 0; i < count; ++i) {
+      scale[first + i] = C(gain[i]);
+      shift[first + i] = C((beta ? double(beta[first + i]) : 0) - double(mean[first + i]) * gain[i]);
     }
-    const double s = number(norm.gamma, type, c, 1) / sqrt(number(norm.var, type, c, 1) + norm.eps);
-    scale[c] = C(s);
-    shift[c] = C(number(norm.beta, type, c, 0) - number(norm.mean, type, c, 0) * s);
   }
 }
 

@@ -4,25 +4,73 @@ namespace lightops {
 namespace LIGHTOPS_ISA {
 namespace {
 
+template <int... J> struct Sequence {};
+template <int N> struct UpTo;
+template <> struct UpTo<2> { using type = Sequence<0, 1>; };
+template <> struct UpTo<4> { using type = Sequence<0, 1, 2, 3>; };
+template <> struct UpTo<8> { using type = Sequence<0, 1, 2, 3, 4, 5, 6, 7>; };
+template <> struct UpTo<16> { using type = Sequence<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15>; };
+
+// Of rows i and i + D, i without bit D: what has bit D in its row and not in its lane changes places with what has it in its
+// lane and not in its row.
+template <class C, int D, int... J> LIGHTOPS_INLINE void exchange(Vec<C>& a, Vec<C>& b, Sequence<J...>) {
+  constexpr int L = kLanes<C>;
+  const Vec<C> low = __builtin_shuffle(a, b, Lanes<C>{((J & D) ? L + J - D : J)...});
+  b = __builtin_shuffle(a, b, Lanes<C>{((J & D) ? L + J : J + D)...});
+  a = low;
+}
+template <class C, int D> struct Stages {
+  static LIGHTOPS_INLINE void run(Vec<C>* rows) {
+    Stages<C, D / 2>::run(rows);
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes<C>; ++i)
+      if (!(i & D)) exchange<C, D>(rows[i], rows[i + D], typename UpTo<kLanes<C>>::type{});
+  }
+};
+template <class C> struct Stages<C, 0> {
+  static LIGHTOPS_INLINE void run(Vec<C>*) {}
+};
+
+// Rows of a panel that are to be written next. They are in the other cores' caches, which read them last: taken back one by
+// one they cost more than the packing (1024 x 1024 on two cores: 0.31 ms, now 0.14).
+template <class C> LIGHTOPS_INLINE void take_lines(const C* rows, int64_t count) {
+  for (int64_t i = 0; i < count * kPanel; i += kCacheLine / int64_t(sizeof(C))) __builtin_prefetch(rows + i, 1, 3);
+}
+
 // rows[k][column] = data[column * output_stride + k * depth_stride] for k in [first, last); columns past the last output
 // are zero.
 template <class C>
 void gather(const WeightView<C>& w, const C* data, int64_t panel, int64_t first, int64_t last, C* rows) {
+  constexpr int L = kLanes<C>;
   const int64_t base = panel * kPanel, left = w.outputs - base;
   const int64_t count = left < kPanel ? left : kPanel;
   const C* from = data + base * w.output_stride;
   if (w.output_stride == 1) {
     for (int64_t k = first; k < last; ++k) {
       C* to = rows + k * kPanel;
-      for (int64_t o = 0; o < count; ++o) to[o] = from[k * w.depth_stride + o];
-      for (int64_t o = count; o < kPanel; ++o) to[o] = 0;
+      const C* row = from + k * w.depth_stride;
+      if (k + 16 < last) take_lines(to + 16 * kPanel, 1);
+      for (int64_t o = 0; o < kPanel; o += L) store(to + o, o < count ? load_upto(row + o, count - o) : Vec<C>{});
     }
     return;
   }
   // Sixteen rows at a time: each output's run of them is one cache line where the depth is contiguous.
   for (int64_t k0 = first; k0 < last; k0 += 16) {
     const int64_t end = k0 + 16 < last ? k0 + 16 : last;
-    for (int64_t o = 0; o < count; ++o)
+    take_lines(rows + end * kPanel, last - end < 16 ? last - end : 16);
+    int64_t o = 0;
+    if (w.depth_stride == 1 && end - k0 == 16) {  // squares of vectors, turned in registers
+      for (; o + L <= count; o += L)
+        for (int64_t k = k0; k < end; k += L) {
+          Vec<C> square[L];
+#pragma GCC unroll 16
+          for (int i = 0; i < L; ++i) square[i] = load(from + (o + i) * w.output_stride + k);
+          Stages<C, L / 2>::run(square);
+#pragma GCC unroll 16
+          for (int i = 0; i < L; ++i) store(rows + (k + i) * kPanel + o, square[i]);
+        }
+    }
+    for (; o < count; ++o)
       for (int64_t k = k0; k < end; ++k) rows[k * kPanel + o] = from[o * w.output_stride + k * w.depth_stride];
     for (int64_t o = count; o < kPanel; ++o)
       for (int64_t k = k0; k < end; ++k) rows[k * kPanel + o] = 0;

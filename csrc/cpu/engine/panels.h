@@ -36,7 +36,15 @@ inline int64_t panels3x3_elements(int64_t outputs, int64_t depth, Algo algo) {
 // few outputs has but one panel.
 template <class C> void pack_panels1x1(const WeightView<C>& w, int64_t first, int64_t last, C* packed);
 
-// The same of a 3x3, direct or for F(2x2, 3x3) (with the direct form behind it).
+// All of the depth of panels [first, last): where tasks share the panels of the product too, each packs those that it reads.
+template <class C> inline void pack_whole_panels1x1(const WeightView<C>& w, int64_t first, int64_t last, C* packed) {
+  WeightView<C> part = w;
+  part.data += first * kPanel * w.output_stride;
+  part.outputs = (last * kPanel < w.outputs ? last * kPanel : w.outputs) - first * kPanel;
+  if (part.outputs > 0) pack_panels1x1(part, 0, w.depth, packed + first * kPanel * w.depth);
+}
+
+// Rows of the depth of a 3x3, direct or for F(2x2, 3x3) (with the direct form behind it).
 template <class C> void pack_panels3x3(const WeightView<C>& w, Algo algo, int64_t first, int64_t last, C* packed);
 
 }  // namespace LIGHTOPS_ISA

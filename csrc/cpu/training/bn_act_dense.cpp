@@ -17,6 +17,7 @@ template <class C> struct Forward {
   const int64_t outputs = p.y.c, channels = p.x.c, depth = taps * channels, panels = ceil_div(outputs, kPanel);
   const Algo algo = algo_of();
   const Source<C> source{p, p.y, algo == Algo::direct ? 1 : 2};
+  const bool by_panel = share_panels(panels, tasks, outputs * depth, source.cut.total() * outputs);
 
   explicit Forward(const BnActConv2dParams& params) : p(params) {}
 
@@ -76,8 +77,9 @@ template <class C> struct Forward {
       w.depth = algo == Algo::direct ? depth : channels;
       w.tap_stride[0] = p.window.kernel[1] * channels;
       w.tap_stride[1] = channels;
-      const Share part = share(w.depth, task, tasks, 8);
-      if (algo == Algo::direct) pack_panels1x1(w, part.first, part.last, s.packed);
+      const Share part = share(w.depth, task, tasks, 8), own = share(panels, task, tasks);
+      if (algo == Algo::direct && by_panel) pack_whole_panels1x1(w, own.first, own.last, s.packed);
+      else if (algo == Algo::direct) pack_panels1x1(w, part.first, part.last, s.packed);
       else pack_panels3x3(w, algo, part.first, part.last, s.packed);
     });
   }
@@ -138,7 +140,6 @@ template <class C> struct Forward {
     pack(s);
     const Prologue<C> prologue{p.norm.mean ? s.scale : nullptr, p.norm.mean ? s.shift : nullptr, p.act};
     const int64_t chunks = source.cut.count();
-    const bool by_panel = share_panels(panels, tasks, outputs * depth, source.cut.total() * outputs);
     for_tasks(p.parallel, tasks, [&](int64_t task) {
       Arena scratch(base + task * own_bytes());
       const Own o = own(scratch);

@@ -16,6 +16,9 @@ template <class C> struct Backward {
   const InputGradient<C> input{p, source};
   const WeightGradient<C> weight{p, source};
   const bool wants_du = p.dx.data || p.dgamma || p.dbeta;
+  // The gradient of u alone, where it is taken apart.
+  const bool by_panel = input.way != InputGradient<C>::Way::scatter &&
+                        share_panels(input.panels(), tasks, weight.size, input.cut.total() * outputs);
   const bool together = wants_du && p.dweight && input.way == InputGradient<C>::Way::product && !weight.by_block();
 
   explicit Backward(const BnActConv2dBackwardParams& params) : p(params) {}
@@ -69,7 +72,7 @@ template <class C> struct Backward {
         order_weight<C>(p, part.first, part.last, s.weight);
       });
     for_tasks(p.parallel, tasks, [&](int64_t task) {
-      input.pack(ordered ? static_cast<const C*>(p.weight) : s.weight, task, tasks, s.packed);
+      input.pack(ordered ? static_cast<const C*>(p.weight) : s.weight, task, tasks, by_panel, s.packed);
     });
   }
 
@@ -105,8 +108,6 @@ template <class C> struct Backward {
   void input_gradient(const Shared& s, char* base) const {
     const int64_t chunks = input.cut.count(), panels = input.panels();
     const bool product = input.way == InputGradient<C>::Way::product;
-    const bool by_panel = input.way != InputGradient<C>::Way::scatter &&
-                          share_panels(panels, tasks, weight.size, input.cut.total() * outputs);
     each_task(base, [&](int64_t task, const Own& o) {
       const Share part = share(chunks, by_panel ? 0 : task, by_panel ? 1 : tasks);
       const Share panel = share(panels, by_panel ? task : 0, by_panel ? tasks : 1);

@@ -45,8 +45,8 @@ template <class C> struct InputGradient {
   int64_t packed_elements() const {
     return way == Way::turned ? panels3x3_elements(channels, outputs, algo) : panels1x1_elements(depth, outputs);
   }
-  // Weights for the products, from [outputs][taps][channels]; tasks share the depth.
-  void pack(const C* weight, int64_t task, int64_t tasks, C* packed) const {
+  // Weights for the products, from [outputs][taps][channels]; tasks share the depth, or the panels that each reads alone.
+  void pack(const C* weight, int64_t task, int64_t tasks, bool by_panel, C* packed) const {
     WeightView<C> w;
     w.data = weight;
     w.outputs = way == Way::turned ? channels : depth;
@@ -56,8 +56,9 @@ template <class C> struct InputGradient {
     w.tap_stride[0] = 3 * channels;
     w.tap_stride[1] = channels;
     w.flip = true;
-    const Share part = share(w.depth, task, tasks, 8);
-    if (way == Way::turned) pack_panels3x3(w, algo, part.first, part.last, packed);
+    const Share part = share(w.depth, task, tasks, 8), own = share(panels(), task, tasks);
+    if (way == Way::product && by_panel) pack_whole_panels1x1(w, own.first, own.last, packed);
+    else if (way == Way::turned) pack_panels3x3(w, algo, part.first, part.last, packed);
     else pack_panels1x1(w, part.first, part.last, packed);
   }
 
