@@ -53,11 +53,11 @@ def training_reason(device: str) -> str:
 
 
 class Kernel:
-    """The implementation of one op: native where it is there for the device of the tensors and `supports`, of that
-    device, has no reason against it.
+    """The implementation of one op: native where it is there for the device of the tensors and `supports` has no
+    reason against it.
     """
 
-    def __init__(self, name: str, names: list[str], reference: Callable[..., Any], supports: dict[str, Supports]):
+    def __init__(self, name: str, names: list[str], reference: Callable[..., Any], supports: Supports):
         self.name = name
         self.names = names
         self.reference = reference
@@ -82,7 +82,7 @@ class Kernel:
             return f"dtype {tensor.dtype} has no kernel"
         if device == "cuda" and (why := self.cuda_reason):
             return why
-        return self.supports[device](dict(zip(self.names, args, strict=True)))
+        return self.supports(dict(zip(self.names, args, strict=True)))
 
     @cached_property
     def cuda_reason(self) -> str:
@@ -110,19 +110,16 @@ def define(
     fake: Callable[..., Any],
     *,
     supports: Supports = always,
-    supports_cuda: Supports | None = None,
     casts: Casts = (),
     setup: Callable[..., None] | None = None,
     backward: Callable[..., Any] | None = None,
 ) -> Callable[..., Any]:
     """Define `lightops_training::<name>` and return what calls it. Without `backward` its derivative raises. `casts`
-    are the arguments that autocast casts, as it casts those of a convolution. `supports_cuda` is `supports` of the CUDA
-    kernels, where the two differ.
+    are the arguments that autocast casts, as it casts those of a convolution.
     """
     _LIBRARY.define(name + schema)
     handle = getattr(getattr(torch.ops, NAMESPACE), name).default
-    by_device = {"cpu": supports, "cuda": supports_cuda or supports}
-    kernel = KERNELS[name] = Kernel(name, [a.name for a in handle._schema.arguments], reference, by_device)
+    kernel = KERNELS[name] = Kernel(name, [a.name for a in handle._schema.arguments], reference, supports)
     _LIBRARY.impl(name, kernel.__call__, "CompositeExplicitAutograd")
     qualified = f"{NAMESPACE}::{name}"
     torch.library.register_fake(qualified, fake, lib=_LIBRARY)

@@ -154,19 +154,6 @@ def _supports(arguments: dict[str, Any]) -> str:
     return "" if groups == 1 or groups == outputs == inputs else "grouped convolutions have no kernel"
 
 
-def _supports_cuda(arguments: dict[str, Any]) -> str:
-    if why := _supports(arguments):
-        return why
-    if arguments["groups"] == 1:
-        return ""
-    kernel = tuple(arguments["weight"].shape[2:])
-    stride, padding, dilation = (tuple(arguments[name]) for name in ("stride", "padding", "dilation"))
-    square = kernel in ((3, 3), (5, 5)) and stride in ((1, 1), (2, 2)) and dilation == (1, 1)
-    if square and max(padding) < kernel[0]:
-        return ""
-    return "depthwise kernels for CUDA are 3x3 and 5x5, stride 1 or 2, without dilation"
-
-
 _backward_op = define(
     "bn_act_conv2d_backward",
     f"(Tensor dy, Tensor x, {PROLOGUE}, Tensor weight, {_GEOMETRY}, bool batch, bool[] needs) -> "
@@ -174,7 +161,6 @@ _backward_op = define(
     _backward_reference,
     _backward_fake,
     supports=_supports,
-    supports_cuda=_supports_cuda,
 )
 _op = define(
     "bn_act_conv2d",
@@ -183,7 +169,6 @@ _op = define(
     by_name(reference.bn_act_conv2d, 6),
     _fake,
     supports=_supports,
-    supports_cuda=_supports_cuda,
     casts=("x", "weight", "bias"),
     setup=_setup,
     backward=_backward,
