@@ -66,8 +66,8 @@ GEMM_MUTANTS = {
     ),
     "zeros missing in a column": (
         "training/input_gradient.cu",
-        "from_x * a.factor_w == x",
-        "from_x * a.factor_w <= x",
+        "from_x * a.stride_w == x",
+        "from_x * a.stride_w <= x",
         ["bn_act_dense_backward"],
     ),
     "padding of the forward pass": (
@@ -78,8 +78,14 @@ GEMM_MUTANTS = {
     ),
     "gradient of an average of two": (
         "training/bn_act_dense.cu",
-        "{2, 2}, true, 0.25f}",
-        "{2, 2}, true, 0.5f}",
+        "p.pool ? 0.25f : 1.f",
+        "p.pool ? 0.5f : 1.f",
+        ["bn_act_dense_backward"],
+    ),
+    "gradient of a pool from the row of the average": (
+        "training/norm.cu",
+        "const Pixel of{p.image, p.row >> a.du_shift,",
+        "const Pixel of{p.image, p.row,",
         ["bn_act_dense_backward"],
     ),
     "statistics: staged tile overwritten too early": (

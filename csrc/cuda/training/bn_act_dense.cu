@@ -67,14 +67,11 @@ struct Backward {
   WgradProblem wgrad;
   InputGradient input;
   NormGradient norm;
-  Nhwc pooled;  // gradient of the averaged input; null data: none
   float *scale = nullptr, *shift = nullptr;
   bool wants_input;
   void* rest;
   int64_t workspace;
 };
-
-Nhwc dense_map(void* data, int64_t n, int64_t h, int64_t w, int64_t c, int64_t pixel) { return {data, n, h, w, c, pixel, h * w * pixel}; }
 
 Backward plan_backward(const BnActConv2dBackwardParams& p, const Device& device) {
   Backward b;
@@ -103,17 +100,21 @@ Backward plan_backward(const BnActConv2dBackwardParams& p, const Device& device)
     rest = std::max(rest, channel_sum_workspace(p.dy, p.type));
   }
   if (b.wants_input) {
-    // du lies where dx will; pixels of what nobody else sees are whole 16-byte chunks apart.
-    const int64_t pixel = packed_row(p.x.c, bytes);
+    // du lies where dx will, unless it is of another size; pixels of what nobody else sees are whole 16-byte chunks apart.
+    const int64_t pixel = packed_row(p.x.c, bytes), h = p.pool ? p.dy.h : p.x.h, w = p.pool ? p.dy.w : p.x.w;
     Nhwc du = p.dx;
-    if (!du.data) du = dense_map(pieces.take<unsigned char>(p.x.n * p.x.h * p.x.w * pixel * bytes), p.x.n, p.x.h, p.x.w, p.x.c, pixel);
-    if (p.pool) b.pooled = dense_map(pieces.take<unsigned char>(p.dy.n * p.dy.h * p.dy.w * pixel * bytes), p.dy.n, p.dy.h, p.dy.w, p.x.c, pixel);
+    if (p.pool || !p.dx.data) {
+      const Nhwc own{pieces.take<unsigned char>(p.x.n * h * w * pixel * bytes), p.x.n, h, w, p.x.c, pixel, h * w * pixel};
+      du = own;
+    }
     b.input.dy = p.dy;
-    b.input.dx = p.pool ? b.pooled : du;
+    b.input.dx = du;
     b.input.type = p.type;
     b.input.weight = weight_of(p);
     b.input.window = p.window;
     b.norm = norm_gradient(du, p.x, p.dx, p.type, p.norm, p.act, static_cast<float*>(p.dgamma), static_cast<float*>(p.dbeta));
+    b.norm.pooled = p.pool;
+    b.norm.gain = p.pool ? 0.25f : 1.f;
     rest = std::max({rest, input_gradient_workspace(b.input, device), norm_backward_workspace(b.norm, device)});
   }
   b.rest = pieces.take<unsigned char>(rest);
@@ -122,10 +123,9 @@ Backward plan_backward(const BnActConv2dBackwardParams& p, const Device& device)
 }
 
 Result gradient_of_input(const BnActConv2dBackwardParams& p, const Backward& b, const Device& device, StreamHandle stream) {
-  Result result = run_input_gradient(b.input, b.rest, device, stream);
-  if (result.ok() && p.pool) result = run_spread({b.pooled, b.norm.du, p.type, {2, 2}, true, 0.25f}, stream);
-  if (!result.ok() || (!p.norm.mean && p.act == Act::none)) return result;
-  return run_norm_backward(b.norm, b.rest, device, stream);
+  const Result result = run_input_gradient(b.input, b.rest, device, stream);
+  const bool done = !p.norm.mean && p.act == Act::none && !p.pool;
+  return result.ok() && !done ? run_norm_backward(b.norm, b.rest, device, stream) : result;
 }
 
 }  // namespace

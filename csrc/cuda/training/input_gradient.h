@@ -19,15 +19,4 @@ struct InputGradient {
 int64_t input_gradient_workspace(const InputGradient& g, const Device& device);
 Result run_input_gradient(const InputGradient& g, void* workspace, const Device& device, StreamHandle stream);
 
-// out[y, x] = gain * in[y / factor_h, x / factor_w]. `fill`: over the whole factor_h x factor_w pixels, the gradient of a pool
-// (zeros past the last whole window); otherwise the first of them has it and the others are zero.
-struct SpreadPixels {
-  Nhwc in, out;
-  DType type = DType::f32;
-  int64_t factor[2] = {1, 1};
-  bool fill = false;
-  float gain = 1;
-};
-Result run_spread(const SpreadPixels& s, StreamHandle stream);
-
 }  // namespace lightops::cuda

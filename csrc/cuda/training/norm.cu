@@ -91,6 +91,7 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kPassThreads, 1) affine_kernel(LIGHTOPS_P
 struct BackwardArgs {
   ChannelPass pass;
   View du, x, dx;
+  int du_shift;  // 1: a pixel of du stands for 2x2 of x
   NormArgs norm;
   int act;
   float gain;
@@ -140,7 +141,9 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kPassThreads, 2) backward_kernel(LIGHTOPS
   thread.template each<kBatch>(
       [&](int i, Pixel p) {
         raw_x[i] = load_chunk<Math>(a.x, offset_of(a.x, p), c, p.on);
-        raw_du[i] = load_chunk<Math>(a.du, offset_of(a.du, p), c, p.on);
+        const Pixel of{p.image, p.row >> a.du_shift, p.column >> a.du_shift, p.on};
+        const bool some = p.on && of.row < a.du.height && of.column < a.du.width;  // a pool drops the last of an odd number
+        raw_du[i] = load_chunk<Math>(a.du, some ? offset_of(a.du, of) : 0, c, some);
       },
       [&](int i, Pixel p) {
         float x[kElements], z[kElements], dz[kElements];
@@ -235,7 +238,7 @@ struct BackwardPlan {
 BackwardPlan plan_backward(NormGradient g, void* workspace) {
   BackwardPlan plan;
   const int bytes = element_bytes(g.type);
-  join_images({&g.du, &g.x, &g.dx});
+  if (!g.pooled) join_images({&g.du, &g.x, &g.dx});
   BackwardArgs& a = plan.args;
   a.pass = plan_pass(g.x, bytes);
   a.du = view_of(g.du, bytes);
@@ -244,6 +247,7 @@ BackwardPlan plan_backward(NormGradient g, void* workspace) {
   a.norm = norm_args(g.norm);
   a.act = static_cast<int>(g.act);
   a.gain = g.gain;
+  a.du_shift = g.pooled ? 1 : 0;
   a.accumulate = g.accumulate;
   const bool batch = g.norm.mean && g.norm.batch;
   plan.deferred = g.accumulate && batch;

@@ -33,6 +33,7 @@ Result run_affine(const Norm& norm, int64_t channels, float* scale, float* shift
 //   dx = scale * (dz - mean(dz) - xhat * mean(dz * xhat)), or scale * dz for a frozen norm, or dz without one.
 struct NormGradient {
   Nhwc du;                   // pixel stride 0: the same pixel all over an image
+  bool pooled = false;       // du is [N, H / 2, W / 2]: each pixel that of 2x2 of x, zero for what is left of an odd size
   Nhwc x;
   Nhwc dx;                   // null data: only the vectors are wanted. May be du itself
   DType type = DType::f32;   // of du and x
