@@ -114,6 +114,18 @@ TRAINING_MUTANTS = {
         "g.gain = 1.f;",
         ["bn_act_mean_backward"],
     ),
+    "a number above NaN": (
+        "training/bn_act_max_pool2d.cu",
+        "u[e] > best[e] || u[e] != u[e] ||",
+        "u[e] > best[e] ||",
+        ["infinite_window_backward"],
+    ),
+    "relu hides NaN": (
+        "training/depthwise_pass.cuh",
+        "min_nan(max_nan(v, low), high)",
+        "v > low ? (v < high ? v : high) : low",
+        ["infinite_depthwise"],
+    ),
     "last maximum": (
         "training/bn_act_max_pool2d.cu",
         "u[e] > best[e] ||",

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from training_cases.case import TrainingCase
-from training_cases.norm import add_norm, gradient_vectors, place
+from training_cases.norm import add_norm, exact_draw, gradient_vectors, place, poison
 from training_cases.norm_truth import SLOPE_AT_MOST, backward, draw_norm, spread, sums
 
 
@@ -48,10 +48,19 @@ def text_of(x: Tensor, weight: Tensor, conv: dict, rest: str) -> str:
 
 def bn_act_depthwise(seed: int) -> TrainingCase:
     d = Draw(seed)
+    return forward_case(d, *draw_problem(d), stats=d.chance(0.8))
+
+
+def infinite_depthwise(seed: int) -> TrainingCase:
+    """Infinities and NaN reach the pixels whose windows hold them, and no other channel."""
+    d = exact_draw(seed)
     x, weight, conv = draw_problem(d)
+    return forward_case(d, poison(d, x), weight, conv, stats=False)
+
+
+def forward_case(d: Draw, x: Tensor, weight: Tensor, conv: dict, stats: bool) -> TrainingCase:
     n = draw_norm(d, x)
     bias = d.values(x.shape[1]) if d.chance(0.3) else None
-    stats = d.chance(0.8)
     case = TrainingCase("bn_act_conv2d", d, text_of(x, weight, conv, f"{n.text()} bias{bias is not None} {d.dtype}"))
     want = F.conv2d(n.u(x), weight, bias, **conv)
     size = F.conv2d(n.z_size(x) * SLOPE_AT_MOST[n.act], weight.abs(), None if bias is None else bias.abs(), **conv)
@@ -113,4 +122,4 @@ def bn_act_depthwise_backward(seed: int) -> TrainingCase:
     return case
 
 
-CASES = (bn_act_depthwise, bn_act_depthwise_backward)
+CASES = (bn_act_depthwise, infinite_depthwise, bn_act_depthwise_backward)

@@ -105,17 +105,27 @@ def backward_case(d: Draw, x: Tensor, n: Norm) -> TrainingCase:
     return case
 
 
-def infinite_pixel(seed: int) -> TrainingCase:
-    """bn_act_backward at infinities and NaN, which reach what depends on them and nothing else."""
+def exact_draw(seed: int) -> Draw:
     d = Draw(seed)
     while not d.exact:
         d = Draw(seed := seed + 10**6)
-    x = d.values(d.between(1, 2), d.channels(40), d.side(1, 6), d.side(1, 6))
-    n = draw_norm(d, x)
+    return d
+
+
+def poison(d: Draw, x: Tensor) -> Tensor:
+    """x with a few infinities and NaN."""
+    x = x.clone()
     for _ in range(d.between(1, 3)):
         at = [d.between(0, size - 1) for size in x.shape]
         x[tuple(at)] = d.pick(float("inf"), float("-inf"), float("nan"))
-    return backward_case(d, x, n)
+    return x
+
+
+def infinite_pixel(seed: int) -> TrainingCase:
+    """bn_act_backward at infinities and NaN, which reach what depends on them and nothing else."""
+    d = exact_draw(seed)
+    x = poison(d, d.values(d.between(1, 2), d.channels(40), d.side(1, 6), d.side(1, 6)))
+    return backward_case(d, x, draw_norm(d, x))
 
 
 def head_map(d: Draw) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training_cases.case import TrainingCase
-from training_cases.norm import add_norm, gradient_vectors, place
+from training_cases.norm import add_norm, exact_draw, gradient_vectors, place, poison
 from training_cases.norm_truth import SLOPE_AT_MOST, Norm, backward, channel, draw_norm, spread
 
 
@@ -48,8 +48,17 @@ def text_of(x: Tensor, n: Norm, pool: dict, d: Draw) -> str:
 
 def bn_act_max_pool2d(seed: int) -> TrainingCase:
     d = Draw(seed)
-    x, pool = draw_input(d), draw_pool(d)
-    n = draw_norm(d, x)
+    return forward_case(d, draw_input(d))
+
+
+def infinite_window(seed: int) -> TrainingCase:
+    """The forward pass at infinities and NaN: a NaN is the maximum of its windows."""
+    d = exact_draw(seed)
+    return forward_case(d, poison(d, draw_input(d)))
+
+
+def forward_case(d: Draw, x: Tensor) -> TrainingCase:
+    pool, n = draw_pool(d), draw_norm(d, x)
     case = TrainingCase("bn_act_max_pool2d", d, text_of(x, n, pool, d))
     xv, xw = place(d, x)
     case.read(xw, "x")
@@ -64,8 +73,17 @@ def bn_act_max_pool2d(seed: int) -> TrainingCase:
 
 def bn_act_max_pool2d_backward(seed: int) -> TrainingCase:
     d = Draw(seed)
-    x, pool = draw_input(d), draw_pool(d)
-    n = draw_norm(d, x, ("relu", "none", "relu6", "hardswish"))
+    return backward_case(d, draw_input(d))
+
+
+def infinite_window_backward(seed: int) -> TrainingCase:
+    """Which pixel of a window gets the gradient where there are infinities and NaN."""
+    d = exact_draw(seed)
+    return backward_case(d, poison(d, draw_input(d)), vectors=False)
+
+
+def backward_case(d: Draw, x: Tensor, vectors: bool = True) -> TrainingCase:
+    pool, n = draw_pool(d), draw_norm(d, x, ("relu", "none", "relu6", "hardswish"))
     case = TrainingCase("bn_act_max_pool2d_backward", d, text_of(x, n, pool, d))
     _, places = F.max_pool2d(rounded_u(n, x, d.dtype), **pool, return_indices=True)
     dy = d.values(*places.shape)
@@ -78,9 +96,10 @@ def bn_act_max_pool2d_backward(seed: int) -> TrainingCase:
     dx = case.image("dx", truth.dx, truth.dx_size)
     window = window_fields(pool["kernel_size"], pool["stride"], pool["padding"])
     case.fields += [*nhwc_fields(gv), *nhwc_fields(xv), *nhwc_fields(dx), *n.fields(), ACT_CODES[n.act], *window]
-    case.fields += gradient_vectors(case, n, truth)
-    case.schema = (gv, xv, *n.schema(), *(window[i : i + 2] for i in (0, 2, 4)), pool["ceil_mode"], n.batch)
+    case.fields += gradient_vectors(case, n, truth) if vectors else [0, 0]
+    if vectors:
+        case.schema = (gv, xv, *n.schema(), *(window[i : i + 2] for i in (0, 2, 4)), pool["ceil_mode"], n.batch)
     return case
 
 
-CASES = (bn_act_max_pool2d, bn_act_max_pool2d_backward)
+CASES = (bn_act_max_pool2d, infinite_window, bn_act_max_pool2d_backward, infinite_window_backward)
