@@ -171,11 +171,12 @@ const Planted kPlanted[] = {
 struct Operands {
   int kind;
   const void* a;  // [16][32 bytes]
-  const void* b;  // [8][32 bytes]: column n, k innermost
+  const void* b;  // [8][32 bytes]: column n, k innermost; 256 bytes in any case
   float* d;       // [16][8], read and written
 };
 
-// Fragments by ldmatrix, as the kernels load them. Kind 1: fp16, 2: bf16, 3: tf32.
+// Fragments by ldmatrix, as the kernels load them. Kind 1: fp16, 2: bf16, 3: tf32; 4 and 5: fp16 and bf16 whose a is [16 k][16]
+// and b [16 k][8], transposed on the way.
 void multiply(Operands o) {
   const int lane = t();
   unsigned char* const s = shared_memory();
@@ -184,12 +185,17 @@ void multiply(Operands o) {
   if (lane >= 16) store_shared(s + 512 + lane * 16, Vec16{});
   sync_threads();
   std::uint32_t a[4], b[4];
-  ldmatrix_x4(a, s + lane % 16 * 32 + lane / 16 * 16);
-  ldmatrix_x4(b, s + 512 + (lane % 8 + lane / 16 * 8) * 32 + lane / 8 % 2 * 16);
+  if (o.kind > 3) {
+    ldmatrix_x4_transposed(a, s + (lane / 16 * 8 + lane % 8) * 32 + lane / 8 % 2 * 16);
+    ldmatrix_x4_transposed(b, s + 512 + lane % 16 * 16);
+  } else {
+    ldmatrix_x4(a, s + lane % 16 * 32 + lane / 16 * 16);
+    ldmatrix_x4(b, s + 512 + (lane % 8 + lane / 16 * 8) * 32 + lane / 8 % 2 * 16);
+  }
   float d[4];
   for (int i = 0; i < 4; ++i) d[i] = load_global(o.d + (lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2);
-  if (o.kind == 1) mma_f16(d, a, b);
-  if (o.kind == 2) mma_bf16(d, a, b);
+  if (o.kind == 1 || o.kind == 4) mma_f16(d, a, b);
+  if (o.kind == 2 || o.kind == 5) mma_bf16(d, a, b);
   if (o.kind == 3) mma_tf32(d, a, b);
   for (int i = 0; i < 4; ++i) store_global(o.d + (lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2, d[i]);
 }

@@ -121,6 +121,19 @@ def test_mma_and_ldmatrix_multiply_matrices(planted, kind, dtype, depth):
         assert torch.equal(d, want)
 
 
+@pytest.mark.parametrize(("kind", "dtype"), [(4, torch.float16), (5, torch.bfloat16)])
+def test_transposed_ldmatrix_multiplies_matrices(planted, kind, dtype):
+    generator = torch.Generator().manual_seed(kind)
+    for _ in range(20):
+        a = torch.randint(-8, 9, (16, 16), generator=generator).to(dtype)
+        b = torch.randint(-8, 9, (16, 8), generator=generator).to(dtype)
+        d = torch.randint(-99, 100, (16, 8), generator=generator).float()
+        want = d + a.float().T @ b.float()
+        pointers = [ctypes.c_void_p(m.data_ptr()) for m in (a, b, d)]
+        assert json.loads(planted.planted_multiply(kind, *pointers)) == []
+        assert torch.equal(d, want)
+
+
 def test_tf32_operands_lose_their_low_bits(planted):
     a, b, d = torch.zeros(16, 8), torch.zeros(8, 8), torch.zeros(16, 8)
     a[0, 0], b[0, 0] = 1 + 2.0**-10 + 2.0**-12, 1

@@ -151,14 +151,11 @@ NETWORK = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORK)
-def test_tensors_move_as_often_as_they_must(emulator, name):
-    build, args, times = NETWORK[name]
-    torch.manual_seed(0)
-    call = build(*args)
+def check_traffic(emulator, call: Call, times: dict[str, float], gpu: Gpu) -> None:
+    """No tensor moves more often than `times` says, all in whole sectors; nothing else is written; few conflicts."""
     regions = [(t, False, label) for label, t in call.read.items()]
     regions += [(t, True, label) for label, t in (call.written | call.vectors).items()]
-    outcome = emulator.run(call.op, call.fields, regions, Gpu(132), counting=True)
+    outcome = emulator.run(call.op, call.fields, regions, gpu, counting=True)
     assert outcome.refusal is None
     assert outcome.faults == []
     c = outcome.counters
@@ -170,3 +167,10 @@ def test_tensors_move_as_often_as_they_must(emulator, name):
     assert set(c["written"]) - {"workspace"} <= set(call.written | call.vectors)
     if c["shared_wavefronts"]:
         assert 1 - c["shared_ideal"] / c["shared_wavefronts"] <= 0.05, c["conflicts"]
+
+
+@pytest.mark.parametrize("name", NETWORK)
+def test_tensors_move_as_often_as_they_must(emulator, name):
+    build, args, times = NETWORK[name]
+    torch.manual_seed(0)
+    check_traffic(emulator, build(*args), times, Gpu(132))
