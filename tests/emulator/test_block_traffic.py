@@ -2,8 +2,8 @@
 four, so that weights, their packing and their partial sums do not count. The dense layer has a block to itself, and so
 pays for the copy of the gradient and the last coefficients alone."""
 
-import pytest
 import block_shapes
+import pytest
 from harness import Gpu
 from shapes import emulator_counters
 
