@@ -1,5 +1,6 @@
-"""What test_bindings.py runs: `run_bindings.py LIBRARY ops|training|gradients|errors|public`."""
+"""What test_bindings.py runs: `run_bindings.py LIBRARY ops|training|gradients|networks|errors|public`."""
 
+import copy
 import ctypes
 import json
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).resolve().parents[2])]
@@ -95,6 +97,45 @@ def gradients() -> None:
     agree(training.fire_train(x, *weights), kernels["fire_train"].reference(x, *weights, 0), [x, *weights])
 
 
+def networks() -> None:
+    """Small networks, swapped, take a training step on these operators: gradients and running statistics against stock
+    in float64, and in 16 bits under autocast no further from it than stock is."""
+    torch.ops.load_library = lambda path: None
+    import lightops
+    from lightops.bench.training import distance
+    from lightops.networks import DenseNet, MobileNetV1, MobileNetV2
+
+    def step(model, x) -> dict:
+        torch.manual_seed(1)  # dropout
+        F.cross_entropy(model(x).to(torch.promote_types(x.dtype, torch.float32)), torch.arange(len(x))).backward()
+        found = {name: p.grad.double() for name, p in model.named_parameters()}
+        model.zero_grad(set_to_none=True)
+        return found
+
+    for make in (
+        lambda: DenseNet(8, (2, 3), 16, num_classes=10, small_input=True),
+        lambda: DenseNet(8, (2, 2), 16, bn_size=0, num_classes=10, small_input=True),
+        lambda: MobileNetV1(0.125, num_classes=10, small_input=True),
+        lambda: MobileNetV2(0.1, num_classes=10),
+    ):
+        torch.manual_seed(0)
+        stock = make().train().to(memory_format=torch.channels_last)
+        x = torch.randn(4, 3, 32, 32).to(memory_format=torch.channels_last)
+        exact, ours, other = copy.deepcopy(stock).double(), copy.deepcopy(stock), copy.deepcopy(stock)
+        report = lightops.swap_(ours)
+        assert report.fused
+        want = step(exact, x.double())
+        apart = distance(step(ours, x), want)
+        assert faults() == []
+        assert apart <= 1e-3, f"{type(stock).__name__}: {apart}"
+        for a, b in zip(ours.buffers(), exact.buffers(), strict=True):
+            torch.testing.assert_close(a.double(), b.double(), rtol=1e-4, atol=1e-5)
+        with torch.autocast("cpu", torch.bfloat16):
+            half, limit = distance(step(ours, x), want), distance(step(other, x), want)
+        assert faults() == []
+        assert half <= 2 * limit, f"{type(stock).__name__} in bfloat16: {half}, stock {limit}"
+
+
 def raises(message: str, call, *args) -> None:
     with pytest.raises(RuntimeError) as caught:
         call(*args)
@@ -161,9 +202,10 @@ def public() -> None:
 
 
 if __name__ == "__main__":
-    path, part = sys.argv[1:]
+    path, name = sys.argv[1:]
     torch.ops.load_library(path)
     library = ctypes.CDLL(path)
     library.bindings_faults.restype = ctypes.c_char_p
-    {"ops": ops, "training": training, "gradients": gradients, "errors": errors, "public": public}[part]()
+    parts = (ops, training, gradients, networks, errors, public)
+    {part.__name__: part for part in parts}[name]()
     print("passed")

@@ -15,7 +15,7 @@ def library():
     return harness.build_bindings()
 
 
-@pytest.mark.parametrize("part", ["ops", "training", "gradients", "errors", "public"])
+@pytest.mark.parametrize("part", ["ops", "training", "gradients", "networks", "errors", "public"])
 def test_bindings(library, part):
     script = harness.HERE / "run_bindings.py"
     done = subprocess.run([sys.executable, str(script), str(library), part], capture_output=True, text=True)
