@@ -32,7 +32,8 @@ template <class C> struct Stages<C, 0> {
 };
 
 // Rows of a panel that are to be written next. They are in the other cores' caches, which read them last: taken back one by
-// one they cost more than the packing (1024 x 1024 on two cores: 0.31 ms, now 0.14).
+// one they cost more than the packing. 512 x 512 on two cores, a forward pass at 14 x 14: 1.89 ms without, 1.87 with; 1.83
+// with squares turned in registers as well.
 template <class C> LIGHTOPS_INLINE void take_lines(const C* rows, int64_t count) {
   for (int64_t i = 0; i < count * kPanel; i += kCacheLine / int64_t(sizeof(C))) __builtin_prefetch(rows + i, 1, 3);
 }
