@@ -8,10 +8,12 @@ from drawing import pack, pack_depthwise
 from harness import ACT_CODES, DTYPE_CODES, Gpu, nhwc_fields, pointer, window_fields
 from judge import gpu_of, run_case
 from torch.nn import functional as F
+from training_cases import CASES as TRAINING_CASES
 
 # A test runs a batch of seeds, so that the suite stays a few hundred items; the batch names the seed that failed.
 BATCH = 50
 QUICK, LONG = 400, 2100
+TRAINING_QUICK = 200  # of test_training.py
 # Shares of refused cases measured over 2,000 seeds stay below 6%.
 REFUSED_AT_MOST = 0.15
 
@@ -62,6 +64,10 @@ def test_the_quick_cases_run_every_kernel(emulator):
             for seed in range(QUICK):
                 case = CASES[op](seed)
                 emulator.run(op, case.fields, case.regions, gpu_of(case))
+        for draw in TRAINING_CASES.values():
+            for seed in range(TRAINING_QUICK):
+                case = draw(seed)
+                emulator.run(case.op, case.fields, case.regions, gpu_of(case))
     built = emulator.kernels_built()
     assert len(built) > 50
     assert built - emulator.kernels_run() == set()

@@ -131,19 +131,23 @@ constexpr int kSumPitch = kThreads + 32 / kElements;
 template <int kElements, int kKinds, int kThreads = kPassThreads>
 constexpr int kSumBytes = kElements * kKinds * kSumPitch<kElements, kThreads> * 4;
 
-// The sum of value(lane) over the lanes, in four chains: a single one of 256 equal values rounds 18 times the last place.
+// The sum of value(lane) over the lanes, in eight chains: equal values round alike, 256 of them in one chain by up to 64 times the last
+// place.
 template <class Value>
 LIGHTOPS_DEVICE float over_lanes(int lanes, const Value& value) {
-  constexpr int kChains = 4;
+  constexpr int kChains = 8;
   float chains[kChains] = {};
   int lane = 0;
-#pragma unroll 2
   for (; lane + kChains <= lanes; lane += kChains) {
 #pragma unroll
     for (int i = 0; i < kChains; ++i) chains[i] += value(lane + i);
   }
   for (; lane < lanes; ++lane) chains[0] += value(lane);
-  return (chains[0] + chains[1]) + (chains[2] + chains[3]);
+#pragma unroll
+  for (int half = kChains / 2; half > 0; half /= 2)
+#pragma unroll
+    for (int i = 0; i < half; ++i) chains[i] += chains[i + half];
+  return chains[0];
 }
 
 // The sums over the block's pixels of kKinds values of each channel, lane after lane; take(channel of the group, sums) is called by
@@ -188,8 +192,8 @@ struct Moments {
 template <int kElements, int kThreads = kPassThreads>
 constexpr int kMomentBytes = kSumBytes<kElements, 2, kThreads> + kThreads * 4;
 
-// The moments of the block's pixels: first the mean of the lanes' means, as the mean of their distances from the first one, then
-// the deviations from it.
+// The moments of the block's pixels: the mean of the lanes' means as the mean of their distances from the first, then once more from
+// what that gave, because the first may lie far off and distances that are alike round alike; then the deviations from it.
 template <int kThreads = kPassThreads, int kElements, class Pass, class Take>
 LIGHTOPS_DEVICE void merge_lanes(const Pass& s, const Moments<kElements>& m, const Take& take) {
   auto* const shared = reinterpret_cast<float*>(shared_memory());
@@ -205,11 +209,12 @@ LIGHTOPS_DEVICE void merge_lanes(const Pass& s, const Moments<kElements>& m, con
   const int column = thread_index() / kElements, e = thread_index() % kElements;
   if (column >= s.columns) return;
   const float* const means = shared + e * kPitch + column;
-  const float reference = load_shared<float>(means);
   const auto at = [&](const float* of, int l) { return load_shared<float>(of + l * s.columns); };
   const float count = over_lanes(s.lanes, [&](int l) { return at(counts + column, l); });
-  const float shift = over_lanes(s.lanes, [&](int l) { return at(counts + column, l) * (at(means, l) - reference); });
-  const float mean = reference + shift / count;
+  float mean = load_shared<float>(means);
+#pragma unroll 1
+  for (int again = 0; again < 2; ++again)
+    mean += over_lanes(s.lanes, [&](int l) { return at(counts + column, l) * (at(means, l) - mean); }) / count;
   const float deviation = over_lanes(s.lanes, [&](int l) {
     const float off = at(means, l) - mean;
     return at(means + kElements * kPitch, l) + at(counts + column, l) * off * off;

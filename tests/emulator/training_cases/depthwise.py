@@ -12,11 +12,14 @@ from training_cases.case import TrainingCase
 from training_cases.norm import add_norm, exact_draw, gradient_vectors, place, poison
 from training_cases.norm_truth import SLOPE_AT_MOST, backward, draw_norm, spread, sums
 
+# Mostly those that the strips serve.
+ACTS = ("relu", "relu6", "none", "relu", "relu6", "hardswish", "silu")
+
 
 def draw_window(d: Draw) -> tuple[tuple[int, int], dict]:
     """Kernel, and stride, padding and dilation: mostly what the strips serve, now and then any other window."""
-    if d.chance(0.7):
-        kernel, stride = d.pick(3, 3, 5), d.pick(1, 1, 2)
+    if d.chance(0.75):
+        kernel, stride = d.pick(3, 5), d.pick(1, 2)
         padding = tuple(d.pick(kernel // 2, d.between(0, kernel - 1)) for _ in range(2))
         return (kernel, kernel), {"stride": (stride, stride), "padding": padding, "dilation": (1, 1)}
     kernel = d.pick((7, 7), (1, 1), (5, 2), (3, 3), (2, 2))
@@ -59,7 +62,7 @@ def infinite_depthwise(seed: int) -> TrainingCase:
 
 
 def forward_case(d: Draw, x: Tensor, weight: Tensor, conv: dict, stats: bool) -> TrainingCase:
-    n = draw_norm(d, x)
+    n = draw_norm(d, x, ACTS)
     bias = d.values(x.shape[1]) if d.chance(0.3) else None
     case = TrainingCase("bn_act_conv2d", d, text_of(x, weight, conv, f"{n.text()} bias{bias is not None} {d.dtype}"))
     want = F.conv2d(n.u(x), weight, bias, **conv)
@@ -81,7 +84,7 @@ def forward_case(d: Draw, x: Tensor, weight: Tensor, conv: dict, stats: bool) ->
 def bn_act_depthwise_backward(seed: int) -> TrainingCase:
     d = Draw(seed)
     x, weight, conv = draw_problem(d)
-    n = draw_norm(d, x)
+    n = draw_norm(d, x, ACTS)
     needs = [d.chance(0.85), d.chance(0.85), d.chance(0.85), d.chance(0.6)]
     rest = f"{n.text()} needs{''.join('01'[v] for v in needs)} {d.dtype}"
     case = TrainingCase("bn_act_conv2d_backward", d, text_of(x, weight, conv, rest))
