@@ -33,6 +33,7 @@ OPS = sorted(header.stem for header in HEADERS.glob("*.h") if header.stem not in
 # The training ops, one folder further down at every level.
 TRAINING = HEADERS / "training"
 NOT_A_TRAINING_OP = {
+    "cuda": "the CUDA entry points of all training ops",
     "dropout_noise": "PyTorch's own random numbers: its specification is `Tensor.bernoulli_`",
     "norm": "the batch norm that all of them apply",
     "weight": "weights ordered for a product",
@@ -119,7 +120,8 @@ class TestTrainingLevel:
         assert path.is_file(), f"{op}: no {level}, wanted {path.relative_to(ROOT)}"
 
     def test_binding_defines_forward_and_backward(self, op, function):
-        text = "".join(path.read_text() for path in sorted((ROOT / "csrc/torch/training").glob(f"{op}*.cpp")))
+        folder = ROOT / "csrc/torch/training"
+        text = "".join(path.read_text() for path in [*sorted(folder.glob(f"{op}*.cpp")), folder / "schemas.cpp"])
         assert f'"{function}(' in text
         assert f'"{function}_backward(' in text or op == "batch_stats", (
             "the ops that read statistics differentiate them"
