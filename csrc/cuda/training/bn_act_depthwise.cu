@@ -11,7 +11,7 @@ namespace lightops::cuda {
 namespace {
 
 template <class Math, int kKernel, int kStride>
-LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kDepthwiseThreads, kKernel == 3 && sizeof(typename Math::Store) == 2 ? 4 : 2) depthwise_kernel(LIGHTOPS_PARAMS(DepthwiseArgs) a) {
+LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kDepthwiseThreads, kKernel == 3 && sizeof(typename Math::Store) == 2 ? 5 - kStride : 2) depthwise_kernel(LIGHTOPS_PARAMS(DepthwiseArgs) a) {
   constexpr int kCells = depthwise_cells(kKernel, kStride), kWide = (kCells - 1) * kStride + kKernel, kTaps = kKernel * kKernel;
   const DepthwiseThread thread(a.pass, a.x.channels);
   const int c = thread.channel;
