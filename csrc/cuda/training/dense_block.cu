@@ -78,7 +78,7 @@ struct Forward {
 }  // namespace
 
 int64_t dense_block_train_cuda_workspace(const DenseBlockTrainParams& p, const Device& device) {
-  return element_bytes(p.type) ? Forward(p, device, nullptr).pieces.used : 0;
+  return element_bytes(p.type) ? Forward(p, device, sizing_address()).pieces.used : 0;
 }
 
 Result dense_block_train_cuda(const DenseBlockTrainParams& p, const Device& device, StreamHandle stream) {

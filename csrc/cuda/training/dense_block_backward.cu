@@ -127,7 +127,7 @@ struct Backward {
 }  // namespace
 
 int64_t dense_block_train_backward_cuda_workspace(const DenseBlockTrainBackwardParams& p, const Device& device) {
-  return element_bytes(p.type) ? Backward(p, device, nullptr).pieces.used : 0;
+  return element_bytes(p.type) ? Backward(p, device, sizing_address()).pieces.used : 0;
 }
 
 Result dense_block_train_backward_cuda(const DenseBlockTrainBackwardParams& p, const Device& device, StreamHandle stream) {

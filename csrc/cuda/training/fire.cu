@@ -62,7 +62,7 @@ struct Forward {
 }  // namespace
 
 int64_t fire_train_cuda_workspace(const FireTrainParams& p, const Device& device) {
-  return element_bytes(p.type) ? Forward(p, device, nullptr).pieces.used : 0;
+  return element_bytes(p.type) ? Forward(p, device, sizing_address()).pieces.used : 0;
 }
 
 Result fire_train_cuda(const FireTrainParams& p, const Device& device, StreamHandle stream) {

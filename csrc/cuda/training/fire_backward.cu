@@ -93,7 +93,7 @@ struct Backward {
 }  // namespace
 
 int64_t fire_train_backward_cuda_workspace(const FireTrainBackwardParams& p, const Device& device) {
-  return element_bytes(p.type) ? Backward(p, device, nullptr).pieces.used : 0;
+  return element_bytes(p.type) ? Backward(p, device, sizing_address()).pieces.used : 0;
 }
 
 Result fire_train_backward_cuda(const FireTrainBackwardParams& p, const Device& device, StreamHandle stream) {

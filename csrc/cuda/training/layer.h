@@ -10,6 +10,9 @@
 
 namespace lightops::cuda {
 
+// Where a workspace lies while its size is asked for: planners go by whether a vector is there and by alignment.
+inline void* sizing_address() { return reinterpret_cast<void*>(static_cast<std::uintptr_t>(4096)); }
+
 constexpr Window kWindow1x1{{1, 1}, {1, 1}, {0, 0}, {1, 1}};
 constexpr Window kWindow3x3{{3, 3}, {1, 1}, {1, 1}, {1, 1}};
 
