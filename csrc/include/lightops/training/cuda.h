@@ -1,7 +1,8 @@
 // The CUDA entry points of training, as lightops/cuda.h has those of inference. Params are the CPU's; `parallel` is not read.
 //
 // Weights are unpacked, by strides, of the activations' type; they are packed on the device within the call. Vectors, sums and
-// statistics are float32, gradients of weights of the activations' type. float64 is refused. Results are bitwise the same from run to run.
+// statistics are float32, gradients of weights and the scratch maps
+// that the caller gives of the activations' type. float64 is refused. Results are bitwise the same from run to run.
 #pragma once
 
 #include "lightops/cuda.h"
