@@ -27,24 +27,24 @@ GEMM_MUTANTS = {
     ),
     "wgrad: the same pixels twice": ("training/wgrad.cuh", "a[k][m], &b[k * 2]", "a[k][m], &b[0]", ["wgrad"]),
     "wgrad: tiles without their image": (
-        "training/wgrad.cuh",
+        "training/wgrad_loader.cuh",
         "at.w[1] = 0, ++at.w[0];",
         "at.w[1] = 0;",
         ["wgrad"],
     ),
     "wgrad: padding through the affine map": (
-        "training/wgrad.cuh",
+        "training/wgrad_loader.cuh",
         "if (place < 0 || !input(at, place, &y, &x)) continue;",
         "if (place < 0 || (input(at, place, &y, &x), false)) continue;",
         ["wgrad"],
     ),
     "wgrad: shift forgotten": (
-        "training/wgrad.cuh",
+        "training/wgrad_loader.cuh",
         "v[e] * bits_to_float(scale.w[e]) + bits_to_float(shift.w[e])",
         "v[e] * bits_to_float(scale.w[e])",
         ["wgrad"],
     ),
-    "wgrad: average of four taken as two": ("training/wgrad.cuh", "v[e] * 0.25f", "v[e] * 0.5f", ["wgrad"]),
+    "wgrad: average of four taken as two": ("training/wgrad_loader.cuh", "v[e] * 0.25f", "v[e] * 0.5f", ["wgrad"]),
     "wgrad: last split dropped": ("training/wgrad.cu", "s < a.splits; ++s", "s < a.splits - 1; ++s", ["wgrad"]),
     "wgrad: every pixel of a strided map": (
         "training/wgrad_plan.cpp",
