@@ -17,7 +17,12 @@ TORCH_FLOOR = "2.10"
 
 # Instruction sets by machine, best first: (name, compiler flags). "baseline" is what any machine of the kind runs.
 ISA_FLAGS = {
-    "x86_64": (("v4", ("-march=x86-64-v4",)), ("v3", ("-march=x86-64-v3",)), ("baseline", ())),
+    "x86_64": (
+        ("v4bf16", ("-march=x86-64-v4", "-mavx512bf16")),
+        ("v4", ("-march=x86-64-v4",)),
+        ("v3", ("-march=x86-64-v3",)),
+        ("baseline", ()),
+    ),
     "aarch64": (("neon", ()),),
 }
 GENERIC_ISA = (("baseline", ()),)

@@ -4,7 +4,7 @@
 |---|---|---|
 | `LIGHTOPS_DISABLE` | 0 (default), 1 | 1: no fused path; ops run their reference, modules their stock forward |
 | `LIGHTOPS_BACKEND` | auto (default), cuda, triton, cpu, reference | forces a backend; one that cannot serve raises |
-| `LIGHTOPS_CPU_ISA` | auto (default), v4, v3, baseline, neon | instruction set of the CPU kernels, read once at load |
+| `LIGHTOPS_CPU_ISA` | auto (default), v4bf16, v4, v3, baseline, neon | instruction set of the CPU kernels |
 | `LIGHTOPS_AUTOTUNE` | 0 (default), 1 | 1: Triton kernels measure their configurations at the first call of a shape |
 | `LIGHTOPS_CACHE` | a folder (default `~/.cache/lightops`, by XDG_CACHE_HOME) | what is fetched, exported, tuned |
 """
@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 
 BACKENDS = ("cuda", "triton", "cpu", "reference")
-CPU_ISAS = ("v4", "v3", "baseline", "neon")
+CPU_ISAS = ("v4bf16", "v4", "v3", "baseline", "neon")
 
 
 def _choice(name: str, allowed: tuple[str, ...], default: str) -> str:

@@ -109,6 +109,12 @@ def isa() -> str:
     return module.isa() if module else ""
 
 
+def reads_pairs() -> bool:
+    """Whether the CPU kernels' products take weights in pairs of bfloat16 (AVX512-BF16)."""
+    module, _ = _module()
+    return module is not None and module.isa_reads_pairs()
+
+
 def isas_built() -> list[str]:
     """Instruction sets in this build, best first."""
     module, _ = _module()
@@ -127,12 +133,12 @@ def guard_holds() -> Any:
     return module.guard_holds if module else None
 
 
-def packed_numel(out_channels: int, in_channels: int, kh: int, kw: int, algo: int) -> int:
+def packed_numel(out_channels: int, in_channels: int, kh: int, kw: int, algo: int, pairs: bool = False) -> int:
     """Elements of the blob that `pack_conv2d` returns for these sizes. Raises RuntimeError when `_C` is missing."""
     module, reason = _module()
     if module is None:
         raise RuntimeError(f"lightops: packed_numel needs the native module: {reason}")
-    return module.packed_numel(out_channels, in_channels, kh, kw, algo)
+    return module.packed_numel(out_channels, in_channels, kh, kw, algo, pairs)
 
 
 def _check_isa() -> None:
@@ -160,7 +166,8 @@ def status() -> dict[str, Any]:
     """What is on and off on this machine and why: the data behind `lightops.info()` and `lightops info`.
 
     Keys: `lightops`, `python`, `torch` (found, built_for, stable_abi_target), `backends` (by name: available, reason),
-    `cpu` (isa, why, built, features), `build` (compiler, flags and notes), `environment` (our variables as set).
+    `cpu` (isa, why, built, bfloat16_pairs, features), `build` (compiler, flags and notes),
+    `environment` (our variables as set).
     """
     module, module_reason = _module()
     info = build_info()
@@ -178,6 +185,7 @@ def status() -> dict[str, Any]:
             "isa": isa(),
             "why": module.isa_reason() if module else module_reason,
             "built": isas_built(),
+            "bfloat16_pairs": reads_pairs(),
             "features": module.cpu_features() if module else [],
             "torch_capability": torch.backends.cpu.get_cpu_capability(),
         },

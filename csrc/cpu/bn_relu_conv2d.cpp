@@ -10,7 +10,9 @@ namespace {
 
 // Every task takes a share of the output rows of all images. Per strip of output rows: normalise and activate the input
 // rows into a padded strip, then one product reads all taps from it.
-template <class C> struct Body {
+template <class E> struct Body {
+  using C = Compute<E>;
+
   const BnReluConv2dParams& p;
   int64_t tasks = p.parallel.threads;
   int64_t padded_width = p.x.w + 2 * p.window.padding[1];
@@ -19,7 +21,7 @@ template <class C> struct Body {
   int64_t rows;                                                       // output rows of a strip
 
   explicit Body(const BnReluConv2dParams& params) : p(params) {
-    const int64_t row_bytes = padded_width * p.x.c * int64_t(sizeof(C));
+    const int64_t row_bytes = padded_width * p.x.c * int64_t(sizeof(E));
     rows = (kScratchBytes / row_bytes - span) / p.window.stride[0] + 1;
     rows = rows / grain * grain;
     if (rows < grain) rows = grain;
@@ -28,14 +30,14 @@ template <class C> struct Body {
 
   int64_t strip_rows(int64_t out_rows) const { return (out_rows - 1) * p.window.stride[0] + span; }
 
-  StripConv<C> conv() const {
-    StripConv<C> s;
+  StripConv<E> conv() const {
+    StripConv<E> s;
     s.in_row = padded_width * p.x.c;
     s.in_width = padded_width;
     s.channels = p.x.c;
     s.window = p.window;
     s.algo = p.algo;
-    s.weights = static_cast<const C*>(p.weight);
+    s.weights = static_cast<const E*>(p.weight);
     s.bias = static_cast<const C*>(p.bias);
     s.outputs = p.out.c;
     s.act = p.act;
@@ -47,11 +49,11 @@ template <class C> struct Body {
     return s;
   }
 
-  struct Scratch { C* strip; C* winograd; int64_t bytes; };
+  struct Scratch { E* strip; C* winograd; int64_t bytes; };
   Scratch scratch(void* base) const {
     Arena arena(base);
     Scratch s;
-    s.strip = arena.take<C>(strip_rows(rows) * padded_width * p.x.c);
+    s.strip = arena.take<E>(strip_rows(rows) * padded_width * p.x.c);
     s.winograd = arena.take<C>(strip_scratch(conv()));
     s.bytes = arena.used();
     return s;
@@ -73,7 +75,7 @@ template <class C> struct Body {
         const int64_t n = row / height, y = row % height;
         step = rows < part.last - row ? rows : part.last - row;
         if (step > height - y) step = height - y;
-        StripConv<C> c = conv();
+        StripConv<E> c = conv();
         c.rows = step < p.out.h - y ? step : p.out.h - y;
         if (c.rows <= 0) continue;
         c.in_rows = strip_rows(c.rows);
@@ -81,7 +83,7 @@ template <class C> struct Body {
         c.scratch = s.winograd;
         const int64_t top = y * p.window.stride[0] - p.window.padding[0];
         for (int64_t i = 0; i < c.in_rows; ++i)
-          load_padded_row<C>(p.x, p.type, n, top + i, p.window.padding[1], prologue, s.strip + i * c.in_row);
+          load_padded_row<E>(p.x, p.type, n, top + i, p.window.padding[1], prologue, s.strip + i * c.in_row);
         c.out = at(p.out.data, p.type, n * p.out.image + y * p.out.row());
         conv_strip(c, panel.first, panel.last);
       }
@@ -91,7 +93,7 @@ template <class C> struct Body {
 
 }  // namespace
 
-LIGHTOPS_CPU_OP(bn_relu_conv2d, BnReluConv2dParams)
+LIGHTOPS_CPU_OP_PAIRS(bn_relu_conv2d, BnReluConv2dParams)
 
 }  // namespace LIGHTOPS_ISA
 }  // namespace lightops

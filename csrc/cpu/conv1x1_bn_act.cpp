@@ -7,7 +7,9 @@ namespace lightops {
 namespace LIGHTOPS_ISA {
 namespace {
 
-template <class C> struct Body {
+template <class E> struct Body {
+  using C = Compute<E>;
+
   const Conv1x1BnActParams& p;
   int64_t tasks = p.parallel.threads;
   // Images that follow each other without a gap are one image: batches of small maps fill whole tiles.
@@ -19,7 +21,7 @@ template <class C> struct Body {
 
   int64_t scratch_bytes() const {
     Arena arena;
-    arena.take<C>(pointwise_scratch<C>(p.x.c, 1));
+    arena.take<E>(pointwise_scratch<E>(p.x.c, 1));
     return arena.used();
   }
   int64_t workspace() const { return tasks * scratch_bytes(); }
@@ -31,14 +33,14 @@ template <class C> struct Body {
       const Share part = share(pixels, by_panel ? 0 : task, by_panel ? 1 : tasks);
       const Share panel = share(panels, by_panel ? task : 0, by_panel ? tasks : 1);
       for (int64_t n = 0; n < images; ++n) {
-        Pointwise<C> w;
+        Pointwise<E> w;
         w.x = at(p.x.data, p.type, n * p.x.image + part.first * p.x.pixel);
         w.type = w.out_type = p.type;
         w.width = part.size();
         w.x_row = part.size() * p.x.pixel;
         w.x_pixel = p.x.pixel;
         w.channels = p.x.c;
-        w.weights = static_cast<const C*>(p.weight);
+        w.weights = static_cast<const E*>(p.weight);
         w.bias = static_cast<const C*>(p.bias);
         w.outputs = p.out.c;
         w.act = p.act;
@@ -50,7 +52,7 @@ template <class C> struct Body {
           w.residual_row = part.size() * p.residual.pixel;
           w.residual_pixel = p.residual.pixel;
         }
-        w.scratch = reinterpret_cast<C*>(static_cast<char*>(p.workspace) + task * scratch_bytes());
+        w.scratch = reinterpret_cast<E*>(static_cast<char*>(p.workspace) + task * scratch_bytes());
         pointwise(w, panel.first, panel.last);
       }
     });
@@ -59,7 +61,7 @@ template <class C> struct Body {
 
 }  // namespace
 
-LIGHTOPS_CPU_OP(conv1x1_bn_act, Conv1x1BnActParams)
+LIGHTOPS_CPU_OP_PAIRS(conv1x1_bn_act, Conv1x1BnActParams)
 
 }  // namespace LIGHTOPS_ISA
 }  // namespace lightops

@@ -17,7 +17,9 @@ namespace {
 // is shared too and a second barrier replaces the halo; larger maps keep a strip a task and compute two halo rows twice.
 // Both products are shared by rows: what a core writes it mostly reads itself. Sharing the 1x1 by channels instead sent
 // half of every strip from one core's cache to the other's, 78 us a layer at 28 x 28.
-template <class C> struct Body {
+template <class E> struct Body {
+  using C = Compute<E>;
+
   const DenseBlockParams& p;
   const Nhwc& b = p.buffer;
   int64_t tasks = p.parallel.threads;
@@ -30,21 +32,21 @@ template <class C> struct Body {
   int64_t rows;   // output rows of a strip
 
   explicit Body(const DenseBlockParams& params) : p(params) {
-    const int64_t row_bytes = padded_width * middle * int64_t(sizeof(C));
+    const int64_t row_bytes = padded_width * middle * int64_t(sizeof(E));
     rows = (kScratchBytes / row_bytes - 2) / grain * grain;
     whole = !by_image && p.bottleneck && (b.h + 2) * row_bytes <= 2 * kScratchBytes;
     if (rows < grain) rows = grain;
     if (rows > height || whole) rows = height;
   }
 
-  StripConv<C> conv3(int64_t layer, int64_t channels) const {
-    StripConv<C> s;
+  StripConv<E> conv3(int64_t layer, int64_t channels) const {
+    StripConv<E> s;
     s.in_row = padded_width * channels;
     s.in_width = padded_width;
     s.channels = channels;
     s.window.kernel[0] = s.window.kernel[1] = 3;
     s.algo = p.algo;
-    s.weights = p.weights ? static_cast<const C*>(p.weights[layer].weight2) : nullptr;
+    s.weights = p.weights ? static_cast<const E*>(p.weights[layer].weight2) : nullptr;
     s.outputs = p.growth;
     s.rows = rows;
     s.width = b.w;
@@ -54,20 +56,20 @@ template <class C> struct Body {
     return s;
   }
 
-  struct Scratch { C* strip; C* input; C* winograd; };
+  struct Scratch { E* strip; E* input; C* winograd; };
   Scratch scratch(Arena& arena) const {
     Scratch s;
-    s.strip = whole ? nullptr : arena.take<C>((rows + 2) * padded_width * middle);
+    s.strip = whole ? nullptr : arena.take<E>((rows + 2) * padded_width * middle);
     // Prefixes of every width pass through; a narrow one packs more pixels, a wide one more bytes a pixel.
     int64_t input = 0, winograd = 0;
     for (int64_t layer = 0; layer < p.layers; ++layer) {
       const int64_t prefix = p.in_channels + layer * p.growth;
-      const int64_t one = p.bottleneck ? pointwise_scratch<C>(prefix, b.w) : 0;
+      const int64_t one = p.bottleneck ? pointwise_scratch<E>(prefix, b.w) : 0;
       const int64_t three = strip_scratch(conv3(layer, p.bottleneck ? middle : prefix));
       if (one > input) input = one;
       if (three > winograd) winograd = three;
     }
-    s.input = arena.take<C>(input);
+    s.input = arena.take<E>(input);
     s.winograd = arena.take<C>(winograd);
     return s;
   }
@@ -78,14 +80,14 @@ template <class C> struct Body {
   }
   int64_t shared_bytes() const {
     Arena arena;
-    if (whole) arena.take<C>((b.h + 2) * padded_width * middle);
+    if (whole) arena.take<E>((b.h + 2) * padded_width * middle);
     return arena.used();
   }
   int64_t workspace() const { return shared_bytes() + tasks * task_bytes(); }
 
   // Strip rows [top, top + count) of the layer's 3x3 input: zeros outside the image, else the 1x1 of the activated
   // prefix, or that prefix itself.
-  void fill(int64_t n, int64_t layer, int64_t top, int64_t count, C* strip, C* input) const {
+  void fill(int64_t n, int64_t layer, int64_t top, int64_t count, E* strip, E* input) const {
     const DenseLayerWeights& w = p.weights[layer];
     const int64_t prefix = p.in_channels + layer * p.growth;
     const Prologue<C> prologue{static_cast<const C*>(w.scale), static_cast<const C*>(w.shift), Act::relu};
@@ -93,18 +95,18 @@ template <class C> struct Body {
       Nhwc x = b;
       x.c = prefix;
       for (int64_t i = 0; i < count; ++i)
-        load_padded_row<C>(x, p.type, n, top + i, 1, prologue, strip + i * padded_width * prefix);
+        load_padded_row<E>(x, p.type, n, top + i, 1, prologue, strip + i * padded_width * prefix);
       return;
     }
     const int64_t row = padded_width * middle;
     for (int64_t i = 0; i < count; ++i) {
       const bool inside = top + i >= 0 && top + i < b.h;
-      memset(strip + i * row, 0, size_t(inside ? middle : row) * sizeof(C));
-      memset(strip + (i + 1) * row - middle, 0, size_t(middle) * sizeof(C));
+      memset(strip + i * row, 0, size_t(inside ? middle : row) * sizeof(E));
+      memset(strip + (i + 1) * row - middle, 0, size_t(middle) * sizeof(E));
     }
     const int64_t first = top < 0 ? 0 : top, last = top + count < b.h ? top + count : b.h;
     if (first >= last) return;
-    Pointwise<C> one;
+    Pointwise<E> one;
     one.x = at(b.data, p.type, n * b.image + first * b.row());
     one.type = p.type;
     one.rows = last - first;
@@ -113,12 +115,12 @@ template <class C> struct Body {
     one.x_pixel = b.pixel;
     one.channels = prefix;
     one.prologue = prologue;
-    one.weights = static_cast<const C*>(w.weight1);
+    one.weights = static_cast<const E*>(w.weight1);
     one.bias = static_cast<const C*>(w.bias1);
     one.outputs = middle;
     one.act = Act::relu;
     one.out = strip + (first - top) * row + middle;
-    one.out_type = compute_type<C>;
+    one.out_type = compute_type<E>;
     one.out_row = row;
     one.out_pixel = middle;
     one.scratch = input;
@@ -126,9 +128,9 @@ template <class C> struct Body {
   }
 
   // The layer's output rows [y, y + count) from strip rows that start at image row y - 1.
-  void convolve(int64_t n, int64_t layer, int64_t y, int64_t count, const C* strip, C* winograd) const {
+  void convolve(int64_t n, int64_t layer, int64_t y, int64_t count, const E* strip, C* winograd) const {
     const int64_t prefix = p.in_channels + layer * p.growth;
-    StripConv<C> s = conv3(layer, p.bottleneck ? middle : prefix);
+    StripConv<E> s = conv3(layer, p.bottleneck ? middle : prefix);
     s.in = strip;
     s.rows = count;
     s.in_rows = count + 2;
@@ -147,12 +149,12 @@ template <class C> struct Body {
       if (count > b.h - y) count = b.h - y;
       fill(n, layer, y - 1 + kept, count + 2 - kept, s.strip + kept * row, s.input);
       convolve(n, layer, y, count, s.strip, s.winograd);
-      memmove(s.strip, s.strip + count * row, size_t(2 * row) * sizeof(C));
+      memmove(s.strip, s.strip + count * row, size_t(2 * row) * sizeof(E));
       kept = 2;
     }
   }
 
-  void whole_layer(int64_t n, int64_t layer, C* shared, char* base) const {
+  void whole_layer(int64_t n, int64_t layer, E* shared, char* base) const {
     for_tasks(p.parallel, tasks, [&](int64_t task) {
       Arena arena(base + task * task_bytes());
       const Scratch s = scratch(arena);
@@ -172,7 +174,7 @@ template <class C> struct Body {
 
   void run() const {
     char* base = static_cast<char*>(p.workspace);
-    C* shared = reinterpret_cast<C*>(base);
+    E* shared = reinterpret_cast<E*>(base);
     base += shared_bytes();
     if (by_image) {
       for_tasks(p.parallel, tasks, [&](int64_t task) {
@@ -201,7 +203,7 @@ template <class C> struct Body {
 
 }  // namespace
 
-LIGHTOPS_CPU_OP(dense_block, DenseBlockParams)
+LIGHTOPS_CPU_OP_PAIRS(dense_block, DenseBlockParams)
 
 }  // namespace LIGHTOPS_ISA
 }  // namespace lightops

@@ -12,7 +12,9 @@ namespace {
 // Two cuts. By rows: every task takes output rows, a strip at a time; the depthwise rows of a strip are the A operand of
 // the pointwise product and never leave L2. By channels, where one image is too small to share by rows and the weights
 // outweigh it: tasks first share the depthwise channels, then the panels of outputs.
-template <class C> struct Body {
+template <class E> struct Body {
+  using C = Compute<E>;
+
   const DepthwisePointwiseParams& p;
   const Window& w = p.window;
   int64_t tasks = p.parallel.threads;
@@ -35,10 +37,10 @@ template <class C> struct Body {
   }
   int64_t task_channels() const { return by_channel ? round_up(ceil_div(p.x.c, tasks), kPanel) : p.x.c; }
 
-  struct Scratch { C* strip; C* tile; };
+  struct Scratch { C* strip; E* tile; };
   Scratch scratch(Arena& arena) const {
     C* strip = in_place ? nullptr : arena.take<C>(strip_rows(rows) * p.x.w * task_channels());
-    return {strip, by_channel ? nullptr : arena.take<C>(rows * p.out.w * p.x.c)};
+    return {strip, by_channel ? nullptr : arena.take<E>(rows * p.out.w * p.x.c)};
   }
   int64_t task_bytes() const {
     Arena arena;
@@ -47,13 +49,13 @@ template <class C> struct Body {
   }
   int64_t shared_bytes() const {
     Arena arena;
-    if (by_channel) arena.take<C>(p.out.h * p.out.w * p.x.c);
+    if (by_channel) arena.take<E>(p.out.h * p.out.w * p.x.c);
     return arena.used();
   }
   int64_t workspace() const { return shared_bytes() + tasks * task_bytes(); }
 
   // Depthwise output rows [y, y + count) of image n, channels `part`, into a tile whose pixels are all C channels wide.
-  void depthwise(int64_t n, int64_t y, int64_t count, Share part, C* strip, C* tile) const {
+  void depthwise(int64_t n, int64_t y, int64_t count, Share part, C* strip, E* tile) const {
     Depthwise<C> d;
     d.window = w;
     d.height = p.x.h;
@@ -72,18 +74,18 @@ template <class C> struct Body {
       in = strip;
     }
     for (int64_t i = 0; i < count; ++i)
-      depthwise_row<C>(d, in, first, p.x.w * pixel, pixel, y + i, p.out.w, tile + i * p.out.w * p.x.c + part.first,
+      depthwise_row<C, E>(d, in, first, p.x.w * pixel, pixel, y + i, p.out.w, tile + i * p.out.w * p.x.c + part.first,
                        p.x.c);
   }
 
-  void pointwise(int64_t n, int64_t y, int64_t count, const C* tile, Share panel) const {
-    Gemm<C> g;
+  void pointwise(int64_t n, int64_t y, int64_t count, const E* tile, Share panel) const {
+    Gemm<E> g;
     g.outer = count;
     g.inner = p.out.w;
     g.a = tile;
     g.a_outer = p.out.w * p.x.c;
     g.a_inner = g.length = p.x.c;
-    g.b = static_cast<const C*>(p.pw);
+    g.b = static_cast<const E*>(p.pw);
     g.outputs = p.out.c;
     g.bias = static_cast<const C*>(p.pw_bias);
     g.act = p.pw_act;
@@ -101,7 +103,7 @@ template <class C> struct Body {
 
   void run() {
     char* base = static_cast<char*>(p.workspace);
-    C* shared = reinterpret_cast<C*>(base);
+    E* shared = reinterpret_cast<E*>(base);
     base += shared_bytes();
     if (by_channel) {
       for (int64_t n = 0; n < p.x.n; ++n) {
@@ -131,7 +133,7 @@ template <class C> struct Body {
 
 }  // namespace
 
-LIGHTOPS_CPU_OP(depthwise_pointwise, DepthwisePointwiseParams)
+LIGHTOPS_CPU_OP_PAIRS(depthwise_pointwise, DepthwisePointwiseParams)
 
 }  // namespace LIGHTOPS_ISA
 }  // namespace lightops

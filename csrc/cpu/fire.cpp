@@ -11,7 +11,9 @@ namespace {
 // Per strip of rows: squeeze the rows (and one above and below) into a padded strip, then both expansions read that
 // strip and write their channel ranges of the output. With a batch the tasks share rows of images. A small
 // single image is worked on together: the squeeze shared by rows, the expansions by panels of outputs.
-template <class C> struct Body {
+template <class E> struct Body {
+  using C = Compute<E>;
+
   const FireParams& p;
   int64_t tasks = p.parallel.threads;
   int64_t squeeze = p.squeeze_channels;
@@ -24,14 +26,14 @@ template <class C> struct Body {
   int64_t rows;  // output rows of a strip
 
   explicit Body(const FireParams& params) : p(params) {
-    rows = kScratchBytes / int64_t(sizeof(C)) / row_elements - 2;
+    rows = kScratchBytes / int64_t(sizeof(E)) / row_elements - 2;
     rows = rows / grain * grain;
     if (rows < grain) rows = grain;
     if (rows > round_up(p.x.h, grain)) rows = round_up(p.x.h, grain);
   }
 
-  StripConv<C> conv3(const C* strip, int64_t count) const {
-    StripConv<C> s;
+  StripConv<E> conv3(const E* strip, int64_t count) const {
+    StripConv<E> s;
     s.in = strip;
     s.in_row = row_elements;
     s.in_width = padded_width;
@@ -39,7 +41,7 @@ template <class C> struct Body {
     s.channels = squeeze;
     s.window.kernel[0] = s.window.kernel[1] = 3;
     s.algo = p.algo;
-    s.weights = static_cast<const C*>(p.expand3);
+    s.weights = static_cast<const E*>(p.expand3);
     s.bias = static_cast<const C*>(p.expand3_bias);
     s.outputs = p.expand3_channels;
     s.act = Act::relu;
@@ -53,11 +55,11 @@ template <class C> struct Body {
     return s;
   }
 
-  struct Scratch { C* strip; C* input; C* winograd; };
+  struct Scratch { E* strip; E* input; C* winograd; };
   Scratch scratch(Arena& arena) const {
     Scratch s;
-    s.strip = together ? nullptr : arena.take<C>((rows + 2) * row_elements);
-    s.input = arena.take<C>(pointwise_scratch<C>(p.x.c, p.x.w));
+    s.strip = together ? nullptr : arena.take<E>((rows + 2) * row_elements);
+    s.input = arena.take<E>(pointwise_scratch<E>(p.x.c, p.x.w));
     s.winograd = arena.take<C>(strip_scratch(conv3(nullptr, rows)));
     return s;
   }
@@ -68,22 +70,22 @@ template <class C> struct Body {
   }
   int64_t shared_bytes() const {
     Arena arena;
-    if (together) arena.take<C>((rows + 2) * row_elements);
+    if (together) arena.take<E>((rows + 2) * row_elements);
     return arena.used();
   }
   int64_t workspace() const { return shared_bytes() + tasks * task_bytes(); }
 
   // Squeezed rows [top, top + count) of image n, zeros outside, into padded rows.
-  void squeeze_rows(int64_t n, int64_t top, int64_t count, C* strip, C* input) const {
+  void squeeze_rows(int64_t n, int64_t top, int64_t count, E* strip, E* input) const {
     for (int64_t i = 0; i < count; ++i) {
-      C* row = strip + i * row_elements;
+      E* row = strip + i * row_elements;
       const bool inside = top + i >= 0 && top + i < p.x.h;
-      memset(row, 0, size_t(inside ? squeeze : row_elements) * sizeof(C));
-      memset(row + row_elements - squeeze, 0, size_t(squeeze) * sizeof(C));
+      memset(row, 0, size_t(inside ? squeeze : row_elements) * sizeof(E));
+      memset(row + row_elements - squeeze, 0, size_t(squeeze) * sizeof(E));
     }
     const int64_t first = top < 0 ? 0 : top, last = top + count < p.x.h ? top + count : p.x.h;
     if (first >= last) return;
-    Pointwise<C> s;
+    Pointwise<E> s;
     s.x = at(p.x.data, p.type, n * p.x.image + first * p.x.row());
     s.type = p.type;
     s.rows = last - first;
@@ -91,12 +93,12 @@ template <class C> struct Body {
     s.x_row = p.x.row();
     s.x_pixel = p.x.pixel;
     s.channels = p.x.c;
-    s.weights = static_cast<const C*>(p.squeeze);
+    s.weights = static_cast<const E*>(p.squeeze);
     s.bias = static_cast<const C*>(p.squeeze_bias);
     s.outputs = squeeze;
     s.act = Act::relu;
     s.out = strip + (first - top) * row_elements + squeeze;
-    s.out_type = compute_type<C>;
+    s.out_type = compute_type<E>;
     s.out_row = row_elements;
     s.out_pixel = squeeze;
     s.scratch = input;
@@ -104,15 +106,15 @@ template <class C> struct Body {
   }
 
   // Panels are numbered through both expansions: first those of the 1x1, then those of the 3x3.
-  void expand_rows(int64_t n, int64_t y, int64_t count, const C* strip, C* winograd, Share panel) const {
-    StripConv<C> three = conv3(strip, count);
+  void expand_rows(int64_t n, int64_t y, int64_t count, const E* strip, C* winograd, Share panel) const {
+    StripConv<E> three = conv3(strip, count);
     three.scratch = winograd;
     three.out = at(p.out.data, p.type, n * p.out.image + y * p.out.row() + p.expand1_channels);
-    StripConv<C> one = three;
+    StripConv<E> one = three;
     one.in = strip + row_elements + squeeze;  // the centre tap
     one.window = Window();
     one.algo = Algo::direct;
-    one.weights = static_cast<const C*>(p.expand1);
+    one.weights = static_cast<const E*>(p.expand1);
     one.bias = static_cast<const C*>(p.expand1_bias);
     one.outputs = p.expand1_channels;
     one.out = at(p.out.data, p.type, n * p.out.image + y * p.out.row());
@@ -127,7 +129,7 @@ template <class C> struct Body {
   }
 
   // The 1x1 and the 3x3 panels are shared separately: a 3x3 panel costs several times a 1x1 panel.
-  void expand_share(int64_t n, int64_t y, int64_t count, const C* strip, C* winograd, int64_t task) const {
+  void expand_share(int64_t n, int64_t y, int64_t count, const E* strip, C* winograd, int64_t task) const {
     const Share one = share(panels1, task, tasks), three = share(panels3, tasks - 1 - task, tasks);
     if (one.size() > 0) expand_rows(n, y, count, strip, winograd, one);
     if (three.size() > 0) expand_rows(n, y, count, strip, winograd, {panels1 + three.first, panels1 + three.last});
@@ -135,7 +137,7 @@ template <class C> struct Body {
 
   void run() const {
     char* base = static_cast<char*>(p.workspace);
-    C* shared = reinterpret_cast<C*>(base);
+    E* shared = reinterpret_cast<E*>(base);
     base += shared_bytes();
     if (together) {
       for (int64_t n = 0; n < p.x.n; ++n) {
@@ -174,7 +176,7 @@ template <class C> struct Body {
 
 }  // namespace
 
-LIGHTOPS_CPU_OP(fire, FireParams)
+LIGHTOPS_CPU_OP_PAIRS(fire, FireParams)
 
 }  // namespace LIGHTOPS_ISA
 }  // namespace lightops

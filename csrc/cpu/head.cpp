@@ -9,18 +9,25 @@ namespace LIGHTOPS_ISA {
 namespace {
 
 // Means first (tasks share images and vectors of channels), then one product over all images (tasks share panels).
-template <class C> struct Body {
+template <class E> struct Body {
+  using C = Compute<E>;
+
   const HeadParams& p;
   int64_t tasks = p.parallel.threads;
   int64_t groups = ceil_div(p.x.c, kPanel);  // of channels, whole cache lines
 
   explicit Body(const HeadParams& params) : p(params) {}
 
-  int64_t workspace() const {
-    Arena arena;
-    arena.take<C>(p.x.n * p.x.c);
-    return arena.used();
+  struct Scratch { C* sums; E* means; int64_t bytes; };
+  Scratch scratch(void* base) const {
+    Arena arena(base);
+    Scratch s;
+    s.sums = arena.take<C>(p.x.n * p.x.c);
+    s.means = sizeof(E) == sizeof(C) ? reinterpret_cast<E*>(s.sums) : arena.take<E>(p.x.n * p.x.c);
+    s.bytes = arena.used();
+    return s;
   }
+  int64_t workspace() const { return scratch(nullptr).bytes; }
 
   void mean(int64_t n, int64_t first, int64_t channels, C* sums) const {
     const Prologue<C> prologue{p.scale ? static_cast<const C*>(p.scale) + first : nullptr,
@@ -39,7 +46,8 @@ template <class C> struct Body {
   }
 
   void run() const {
-    C* sums = static_cast<C*>(p.workspace);
+    const Scratch s = scratch(p.workspace);
+    C* sums = s.sums;
     for_tasks(p.parallel, tasks, [&](int64_t task) {
       const Share part = share(p.x.n * groups, task, tasks);
       for (int64_t i = part.first; i < part.last; ++i) {
@@ -47,17 +55,18 @@ template <class C> struct Body {
         mean(i / groups, first, p.x.c - first < kPanel ? p.x.c - first : kPanel, sums);
       }
     });
-    Gemm<C> g;
+    Gemm<E> g;
     g.inner = p.x.n;
-    g.a = sums;
+    g.a = s.means;
     g.a_inner = g.length = p.x.c;
-    g.b = static_cast<const C*>(p.weight);
+    g.b = static_cast<const E*>(p.weight);
     g.outputs = p.out_features;
     g.bias = static_cast<const C*>(p.bias);
     g.out = p.out;
     g.out_type = p.type;
     g.out_inner = p.out_features;
     if (p.weight) {
+      if (sizeof(E) != sizeof(C)) store_values<C>(sums, p.x.n * p.x.c, compute_type<E>, s.means);
       for_tasks(p.parallel, tasks, [&](int64_t task) {
         const Share panel = share(g.panels(), task, tasks);
         gemm(g, panel.first, panel.last);
@@ -70,7 +79,7 @@ template <class C> struct Body {
 
 }  // namespace
 
-LIGHTOPS_CPU_OP(head, HeadParams)
+LIGHTOPS_CPU_OP_PAIRS(head, HeadParams)
 
 }  // namespace LIGHTOPS_ISA
 }  // namespace lightops

@@ -12,7 +12,9 @@ namespace {
 // the result. Hidden rows that the next strip needs again are kept, so each is computed once a task. By hidden channels,
 // where one image is too small to share by rows: expand and depthwise need only their own channels, then one barrier,
 // then the projection is shared.
-template <class C> struct Body {
+template <class E> struct Body {
+  using C = Compute<E>;
+
   const InvertedResidualParams& p;
   const Window& w = p.window;
   int64_t tasks = p.parallel.threads;
@@ -35,12 +37,12 @@ template <class C> struct Body {
   }
   int64_t task_hidden() const { return by_channel ? round_up(ceil_div(p.hidden, tasks), kPanel) : p.hidden; }
 
-  struct Scratch { C* strip; C* input; C* tile; };
+  struct Scratch { C* strip; E* input; E* tile; };
   Scratch scratch(Arena& arena) const {
     Scratch s;
     s.strip = arena.take<C>(strip_rows() * p.x.w * task_hidden());
-    s.input = arena.take<C>(pointwise_scratch<C>(p.x.c, p.x.w));
-    s.tile = by_channel ? nullptr : arena.take<C>(rows * p.out.w * p.hidden);
+    s.input = arena.take<E>(pointwise_scratch<E>(p.x.c, p.x.w));
+    s.tile = by_channel ? nullptr : arena.take<E>(rows * p.out.w * p.hidden);
     return s;
   }
   int64_t task_bytes() const {
@@ -50,15 +52,15 @@ template <class C> struct Body {
   }
   int64_t shared_bytes() const {
     Arena arena;
-    if (by_channel) arena.take<C>(p.out.h * p.out.w * p.hidden);
+    if (by_channel) arena.take<E>(p.out.h * p.out.w * p.hidden);
     return arena.used();
   }
   int64_t workspace() const { return shared_bytes() + tasks * task_bytes(); }
 
   // Hidden rows [first, last) of image n, channels `part`, dense.
-  void expand(int64_t n, int64_t first, int64_t last, Share part, C* strip, C* input) const {
+  void expand(int64_t n, int64_t first, int64_t last, Share part, C* strip, E* input) const {
     if (first >= last) return;
-    Pointwise<C> e;
+    Pointwise<E> e;
     e.x = at(p.x.data, p.type, n * p.x.image + first * p.x.row());
     e.type = p.type;
     e.rows = last - first;
@@ -66,7 +68,7 @@ template <class C> struct Body {
     e.x_row = p.x.row();
     e.x_pixel = p.x.pixel;
     e.channels = p.x.c;
-    e.weights = static_cast<const C*>(p.ex) + part.first * p.x.c;
+    e.weights = static_cast<const E*>(p.ex) + part.first * p.x.c;
     e.bias = p.ex_bias ? static_cast<const C*>(p.ex_bias) + part.first : nullptr;
     e.outputs = part.size();
     e.act = p.ex_act;
@@ -91,19 +93,19 @@ template <class C> struct Body {
   }
 
   // Depthwise rows [y, y + count) of the hidden rows in `strip`, which starts at image row `first`.
-  void filter(const Depthwise<C>& d, int64_t first, int64_t y, int64_t count, const C* strip, C* tile) const {
+  void filter(const Depthwise<C>& d, int64_t first, int64_t y, int64_t count, const C* strip, E* tile) const {
     for (int64_t i = 0; i < count; ++i)
-      depthwise_row<C>(d, strip, first, p.x.w * d.channels, d.channels, y + i, p.out.w, tile + i * p.out.w * p.hidden,
+      depthwise_row<C, E>(d, strip, first, p.x.w * d.channels, d.channels, y + i, p.out.w, tile + i * p.out.w * p.hidden,
                        p.hidden);
   }
 
   // Output pixels [first, last) counted from the start of row y.
-  void project(int64_t n, int64_t y, Share pixels, const C* tile, Share panel) const {
-    Gemm<C> g;
+  void project(int64_t n, int64_t y, Share pixels, const E* tile, Share panel) const {
+    Gemm<E> g;
     g.inner = pixels.size();
     g.a = tile + pixels.first * p.hidden;
     g.a_inner = g.length = p.hidden;
-    g.b = static_cast<const C*>(p.pw);
+    g.b = static_cast<const E*>(p.pw);
     g.outputs = p.out.c;
     g.bias = static_cast<const C*>(p.pw_bias);
     g.out = at(p.out.data, p.type, n * p.out.image + y * p.out.row() + pixels.first * p.out.pixel);
@@ -116,7 +118,7 @@ template <class C> struct Body {
     gemm(g, panel.first, panel.last);
   }
 
-  void run_by_channel(char* base, C* shared) const {
+  void run_by_channel(char* base, E* shared) const {
     for (int64_t n = 0; n < p.x.n; ++n) {
       for_tasks(p.parallel, tasks, [&](int64_t task) {
         Arena arena(base + task * task_bytes());
@@ -165,14 +167,14 @@ template <class C> struct Body {
 
   void run() const {
     char* base = static_cast<char*>(p.workspace);
-    if (by_channel) run_by_channel(base + shared_bytes(), reinterpret_cast<C*>(base));
+    if (by_channel) run_by_channel(base + shared_bytes(), reinterpret_cast<E*>(base));
     else run_by_row(base);
   }
 };
 
 }  // namespace
 
-LIGHTOPS_CPU_OP(inverted_residual, InvertedResidualParams)
+LIGHTOPS_CPU_OP_PAIRS(inverted_residual, InvertedResidualParams)
 
 }  // namespace LIGHTOPS_ISA
 }  // namespace lightops

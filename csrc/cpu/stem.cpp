@@ -6,15 +6,17 @@ namespace LIGHTOPS_ISA {
 namespace {
 
 // Every task takes a share of the final rows.
-template <class C> struct Body {
+template <class E> struct Body {
+  using C = Compute<E>;
+
   const StemParams& p;
-  StemRows<C> stem{p};
+  StemRows<E> stem{p};
 
   explicit Body(const StemParams& params) : p(params) {}
 
   int64_t workspace() const { return stem.tasks * stem.task_bytes(); }
 
-  void pooled(int64_t n, int64_t first, int64_t last, const typename StemRows<C>::Scratch& s) const {
+  void pooled(int64_t n, int64_t first, int64_t last, const typename StemRows<E>::Scratch& s) const {
     stem.pooled_rows(n, first, last, s, [&](int64_t top, const C* in, int64_t y) {
       const int64_t start = top < 0 ? 0 : top, end = top + p.pool.kernel[0];
       max_pool_row<C>(in, stem.conv_row, p.out.c, (end < stem.conv_height ? end : stem.conv_height) - start, stem.conv_width,
@@ -45,7 +47,7 @@ template <class C> struct Body {
 
 }  // namespace
 
-LIGHTOPS_CPU_OP(stem, StemParams)
+LIGHTOPS_CPU_OP_PAIRS(stem, StemParams)
 
 }  // namespace LIGHTOPS_ISA
 }  // namespace lightops

@@ -10,7 +10,9 @@ namespace {
 
 // A strip of pooled, activated rows is the A operand of the 1x1 product. One small image with large weights is pooled
 // together and its outputs shared by panels.
-template <class C> struct Body {
+template <class E> struct Body {
+  using C = Compute<E>;
+
   const TransitionParams& p;
   int64_t tasks = p.parallel.threads;
   int64_t panels = ceil_div(p.out.c, kPanel);
@@ -20,35 +22,35 @@ template <class C> struct Body {
 
   explicit Body(const TransitionParams& params) : p(params) {
     together = too_few_rows(p.x.n, p.out.h, tasks) && panels >= tasks;
-    rows = kScratchBytes / int64_t(sizeof(C)) / row_elements;
+    rows = kScratchBytes / int64_t(sizeof(E)) / row_elements;
     if (rows < 1) rows = 1;
     if (rows > p.out.h || together) rows = p.out.h;
   }
 
   int64_t tile_bytes() const {
     Arena arena;
-    arena.take<C>(rows * row_elements);
+    arena.take<E>(rows * row_elements);
     return arena.used();
   }
   int64_t workspace() const { return (together ? 1 : tasks) * tile_bytes(); }
 
-  void pool(int64_t n, int64_t y, int64_t count, C* tile) const {
+  void pool(int64_t n, int64_t y, int64_t count, E* tile) const {
     const Prologue<C> prologue{static_cast<const C*>(p.scale), static_cast<const C*>(p.shift), Act::relu};
     for (int64_t i = 0; i < count; ++i) {
       const char* top = at(p.x.data, p.type, n * p.x.image + 2 * (y + i) * p.x.row());
-      load_pooled_row<C>(top, at(top, p.type, p.x.row()), p.type, p.x.pixel, p.out.w, p.x.c, prologue,
+      load_pooled_row<E>(top, at(top, p.type, p.x.row()), p.type, p.x.pixel, p.out.w, p.x.c, prologue,
                          tile + i * row_elements);
     }
   }
 
-  void product(int64_t n, int64_t y, int64_t count, const C* tile, Share panel) const {
-    Gemm<C> g;
+  void product(int64_t n, int64_t y, int64_t count, const E* tile, Share panel) const {
+    Gemm<E> g;
     g.outer = count;
     g.inner = p.out.w;
     g.a = tile;
     g.a_outer = row_elements;
     g.a_inner = g.length = p.x.c;
-    g.b = static_cast<const C*>(p.weight);
+    g.b = static_cast<const E*>(p.weight);
     g.outputs = p.out.c;
     g.bias = static_cast<const C*>(p.bias);
     g.out = at(p.out.data, p.type, n * p.out.image + y * p.out.row());
@@ -60,7 +62,7 @@ template <class C> struct Body {
 
   void run() const {
     if (together) {
-      C* tile = static_cast<C*>(p.workspace);
+      E* tile = static_cast<E*>(p.workspace);
       for (int64_t n = 0; n < p.x.n; ++n) {
         for_tasks(p.parallel, tasks, [&](int64_t task) {
           const Share part = share(p.out.h, task, tasks);
@@ -71,7 +73,7 @@ template <class C> struct Body {
       return;
     }
     for_tasks(p.parallel, tasks, [&](int64_t task) {
-      C* tile = reinterpret_cast<C*>(static_cast<char*>(p.workspace) + task * tile_bytes());
+      E* tile = reinterpret_cast<E*>(static_cast<char*>(p.workspace) + task * tile_bytes());
       const Share part = share(p.x.n * p.out.h, task, tasks);
       for (int64_t row = part.first, step; row < part.last; row += step) {
         const int64_t n = row / p.out.h, y = row % p.out.h;
@@ -86,7 +88,7 @@ template <class C> struct Body {
 
 }  // namespace
 
-LIGHTOPS_CPU_OP(transition, TransitionParams)
+LIGHTOPS_CPU_OP_PAIRS(transition, TransitionParams)
 
 }  // namespace LIGHTOPS_ISA
 }  // namespace lightops

@@ -56,7 +56,7 @@ std::vector<std::string> isas_built() {
 }
 
 std::int64_t packed_numel(std::int64_t out_channels, std::int64_t in_channels, std::int64_t kh, std::int64_t kw,
-                          int algo) {
+                          int algo, bool pairs) {
   if (out_channels < 1 || in_channels < 1 || kh < 1 || kw < 1)
     throw std::invalid_argument("packed_numel: out_channels, in_channels, kh and kw must be at least 1, got " +
                                 std::to_string(out_channels) + ", " + std::to_string(in_channels) + ", " +
@@ -67,7 +67,7 @@ std::int64_t packed_numel(std::int64_t out_channels, std::int64_t in_channels, s
   if (algo != 0 && (kh != 3 || kw != 3))
     throw std::invalid_argument("packed_numel: Winograd (algo " + std::to_string(algo) + ") is for 3x3, got " +
                                 std::to_string(kh) + "x" + std::to_string(kw));
-  return lightops::packed_numel(out_channels, in_channels, kh, kw, algo);
+  return lightops::packed_numel(out_channels, in_channels, kh, kw, algo, pairs);
 }
 
 }  // namespace
@@ -78,6 +78,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("cpu_features", &cpu_features, "Instruction-set extensions of this CPU that lightops looks at.");
   m.def("isa", [] { return std::string(lightops::isa_name()); }, "The instruction set whose kernels run.");
   m.def("isa_reason", [] { return std::string(lightops::isa_reason()); }, "Why that one was picked.");
+  m.def("isa_reads_pairs", &lightops::isa_reads_pairs, "Whether its products take weights in pairs of bfloat16.");
   m.def("isas_built", &isas_built, "Instruction sets in this build, best first.");
   m.def(
       "cpu_supports", [](const std::string& isa) { return lightops::cpu_supports(isa.c_str()); }, py::arg("isa"),
@@ -91,5 +92,5 @@ PYBIND11_MODULE(_C, m) {
       py::arg("links"), py::arg("attributes"), py::arg("tensors"), py::arg("absent"), py::arg("samples"),
       "Whether all entries of a lightops.modules._guard.Guard hold.");
   m.def("packed_numel", &packed_numel, py::arg("out_channels"), py::arg("in_channels"), py::arg("kh"), py::arg("kw"),
-        py::arg("algo"), "Elements of a packed convolution weight (the size of pack_conv2d's result).");
+        py::arg("algo"), py::arg("pairs") = false, "Elements of a packed convolution weight (the size of pack_conv2d's result).");
 }

@@ -1,7 +1,6 @@
 #include "lightops/bn_relu_conv2d.h"
 
 #include "common.h"
-#include "lightops/pack.h"
 
 namespace lightops {
 namespace binding {
@@ -19,7 +18,8 @@ Tensor bn_relu_conv2d(Tensor x, OptionalTensor scale, OptionalTensor shift, int6
   p.scale = data_of(op, "scale", scale, p.type, p.x.c);
   p.shift = data_of(op, "shift", shift, p.type, p.x.c);
   p.pre_act = act_of(op, "pre_act", pre_act);
-  p.weight = data_of(op, "w", w, p.type, packed_numel(out_channels, p.x.c, kernel[0], kernel[1], int(algo)));
+  p.pairs = pairs_of(op, "w", w, p.type);
+  p.weight = weight_of(op, "w", w, p.type, p.pairs, out_channels, p.x.c, kernel[0], kernel[1], p.algo);
   p.bias = data_of(op, "bias", bias, p.type, out_channels);
   p.act = act_of(op, "act", act);
   Tensor out = new_image(p.x.n, out_channels, p.window.out(0, p.x.h), p.window.out(1, p.x.w), x.scalar_type());

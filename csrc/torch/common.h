@@ -14,6 +14,8 @@
 #include <vector>
 
 #include "lightops/common.h"
+#include "lightops/dispatch.h"
+#include "lightops/pack.h"
 
 namespace lightops {
 namespace binding {
@@ -79,15 +81,40 @@ inline void check_size(const char* op, const char* name, const Tensor& t, std::i
   STD_TORCH_CHECK(same, "lightops::", op, ": '", name, "' has shape ", shape_of(t), "; want ", text, "]");
 }
 
-// Packed weights, scales, shifts and biases: dense, on the CPU, in the compute type.
-inline const void* data_of(const char* op, const char* name, const Tensor& t, DType type, int64_t elements) {
-  STD_TORCH_CHECK(t.is_cpu() && t.is_contiguous() && t.scalar_type() == compute_type(type) && t.numel() == elements, "lightops::",
-                  op, ": '", name, "' must be a contiguous CPU tensor of ", type == DType::f64 ? "float64" : "float32", " with ",
-                  elements, " elements, got ", t.numel(), " elements of scalar type ", int(t.scalar_type()));
+inline const void* dense_of(const char* op, const char* name, const Tensor& t, ScalarType type, int64_t elements) {
+  const char* wanted = type == ScalarType::Double ? "float64" : type == ScalarType::Float ? "float32" : "bfloat16";
+  STD_TORCH_CHECK(t.is_cpu() && t.is_contiguous() && t.scalar_type() == type && t.numel() == elements, "lightops::", op, ": '",
+                  name, "' must be a contiguous CPU tensor of ", wanted, " with ", elements, " elements, got ", t.numel(),
+                  " elements of scalar type ", int(t.scalar_type()));
   return t.data_ptr();
+}
+
+// Scales, shifts, biases and depthwise weights: dense, on the CPU, in the compute type.
+inline const void* data_of(const char* op, const char* name, const Tensor& t, DType type, int64_t elements) {
+  return dense_of(op, name, t, compute_type(type), elements);
 }
 inline const void* data_of(const char* op, const char* name, const OptionalTensor& t, DType type, int64_t elements) {
   return t.has_value() ? data_of(op, name, *t, type, elements) : nullptr;
+}
+
+// Whether an op's convolution weights, of which `w` is one, are packed in pairs of bfloat16: then all of them must be.
+inline bool pairs_of(const char* op, const char* name, const Tensor& w, DType type) {
+  const bool pairs = type == DType::bf16 && w.scalar_type() == ScalarType::BFloat16;
+  STD_TORCH_CHECK(!pairs || isa_reads_pairs(), "lightops::", op, ": '", name, "' is packed in pairs of bfloat16, which the ",
+                  isa_name(), " kernels do not read; they want it packed where they run");
+  return pairs;
+}
+inline bool pairs_of(const char* op, const char* name, const OptionalTensor& w, DType type) {
+  return w.has_value() && pairs_of(op, name, *w, type);
+}
+
+// The packed weight of a dense convolution (pack_conv2d).
+inline const void* weight_of(const char* op, const char* name, const Tensor& w, DType type, bool pairs, int64_t out, int64_t in,
+                             int64_t kh = 1, int64_t kw = 1, Algo algo = Algo::direct) {
+  STD_TORCH_CHECK(!pairs || (in % 2 == 0 && algo == Algo::direct), "lightops::", op, ": '", name, "' is packed in pairs of ",
+                  "bfloat16, for an even number of input channels and algo 0; got ", in, " channels and algo ", int(algo));
+  return dense_of(op, name, w, pairs ? ScalarType::BFloat16 : compute_type(type),
+                  packed_numel(out, in, kh, kw, int(algo), pairs));
 }
 
 inline Act act_of(const char* op, const char* name, int64_t code) {

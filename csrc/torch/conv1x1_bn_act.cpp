@@ -1,7 +1,6 @@
 #include "lightops/conv1x1_bn_act.h"
 
 #include "common.h"
-#include "lightops/pack.h"
 
 namespace lightops {
 namespace binding {
@@ -11,7 +10,8 @@ Tensor conv1x1_bn_act(Tensor x, Tensor w, OptionalTensor bias, int64_t out_chann
   Conv1x1BnActParams p;
   p.x = image_of(op, "x", x);
   p.type = dtype_of(op, "x", x);
-  p.weight = data_of(op, "w", w, p.type, packed_numel(out_channels, p.x.c, 1, 1, 0));
+  p.pairs = pairs_of(op, "w", w, p.type);
+  p.weight = weight_of(op, "w", w, p.type, p.pairs, out_channels, p.x.c);
   p.bias = data_of(op, "bias", bias, p.type, out_channels);
   p.act = act_of(op, "act", act);
   if (residual.has_value()) {

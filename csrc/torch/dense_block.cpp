@@ -1,7 +1,6 @@
 #include "lightops/dense_block.h"
 
 #include "common.h"
-#include "lightops/pack.h"
 
 namespace lightops {
 namespace binding {
@@ -22,6 +21,7 @@ void fill(const char* op, const std::vector<Tensor>& params, int64_t in_channels
   p->bottleneck = bottleneck;
   p->layers = int64_t(params.size() / each);
   p->algo = algo_of(op, algo, three);
+  p->pairs = !params.empty() && pairs_of(op, bottleneck ? "w1" : "w", params[2], type);
   weights->resize(size_t(p->layers));
   for (int64_t l = 0; l < p->layers; ++l) {
     const Tensor* t = &params[size_t(l) * each];
@@ -30,11 +30,11 @@ void fill(const char* op, const std::vector<Tensor>& params, int64_t in_channels
     w.scale = data_of(op, "scale", t[0], type, prefix);
     w.shift = data_of(op, "shift", t[1], type, prefix);
     if (bottleneck) {
-      w.weight1 = data_of(op, "w1", t[2], type, packed_numel(bottleneck, prefix, 1, 1, 0));
+      w.weight1 = weight_of(op, "w1", t[2], type, p->pairs, bottleneck, prefix);
       w.bias1 = data_of(op, "bias1", t[3], type, bottleneck);
-      w.weight2 = data_of(op, "w2", t[4], type, packed_numel(growth, bottleneck, 3, 3, int(algo)));
+      w.weight2 = weight_of(op, "w2", t[4], type, p->pairs, growth, bottleneck, 3, 3, p->algo);
     } else {
-      w.weight2 = data_of(op, "w", t[2], type, packed_numel(growth, prefix, 3, 3, int(algo)));
+      w.weight2 = weight_of(op, "w", t[2], type, p->pairs, growth, prefix, 3, 3, p->algo);
     }
   }
   p->weights = weights->data();

@@ -1,7 +1,6 @@
 #include "lightops/depthwise_pointwise.h"
 
 #include "common.h"
-#include "lightops/pack.h"
 
 namespace lightops {
 namespace binding {
@@ -18,7 +17,8 @@ Tensor depthwise_pointwise(Tensor x, Tensor dw, OptionalTensor dw_bias, Ints ker
   p.dw = data_of(op, "dw", dw, p.type, kernel[0] * kernel[1] * round_up(p.x.c, kGroup));
   p.dw_bias = data_of(op, "dw_bias", dw_bias, p.type, p.x.c);
   p.dw_act = act_of(op, "dw_act", dw_act);
-  p.pw = data_of(op, "pw", pw, p.type, packed_numel(out_channels, p.x.c, 1, 1, 0));
+  p.pairs = pairs_of(op, "pw", pw, p.type);
+  p.pw = weight_of(op, "pw", pw, p.type, p.pairs, out_channels, p.x.c);
   p.pw_bias = data_of(op, "pw_bias", pw_bias, p.type, out_channels);
   p.pw_act = act_of(op, "pw_act", pw_act);
   const int64_t h = p.window.out(0, p.x.h), w = p.window.out(1, p.x.w);

@@ -1,7 +1,6 @@
 #include "lightops/fire.h"
 
 #include "common.h"
-#include "lightops/pack.h"
 
 namespace lightops {
 namespace binding {
@@ -16,13 +15,14 @@ Tensor fire(Tensor x, Tensor sq, OptionalTensor sq_bias, int64_t squeeze, Tensor
   three.kernel[0] = three.kernel[1] = 3;
   p.algo = algo_of(op, algo, three);
   p.squeeze_channels = squeeze;
-  p.squeeze = data_of(op, "sq", sq, p.type, packed_numel(squeeze, p.x.c, 1, 1, 0));
+  p.pairs = pairs_of(op, "sq", sq, p.type);
+  p.squeeze = weight_of(op, "sq", sq, p.type, p.pairs, squeeze, p.x.c);
   p.squeeze_bias = data_of(op, "sq_bias", sq_bias, p.type, squeeze);
   p.expand1_channels = expand1;
-  p.expand1 = data_of(op, "e1", e1, p.type, packed_numel(expand1, squeeze, 1, 1, 0));
+  p.expand1 = weight_of(op, "e1", e1, p.type, p.pairs, expand1, squeeze);
   p.expand1_bias = data_of(op, "e1_bias", e1_bias, p.type, expand1);
   p.expand3_channels = expand3;
-  p.expand3 = data_of(op, "e3", e3, p.type, packed_numel(expand3, squeeze, 3, 3, int(algo)));
+  p.expand3 = weight_of(op, "e3", e3, p.type, p.pairs, expand3, squeeze, 3, 3, p.algo);
   p.expand3_bias = data_of(op, "e3_bias", e3_bias, p.type, expand3);
   if (bypass.has_value()) {
     check_size(op, "bypass", *bypass, {p.x.n, expand1 + expand3, p.x.h, p.x.w});

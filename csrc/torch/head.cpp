@@ -1,7 +1,6 @@
 #include "lightops/head.h"
 
 #include "common.h"
-#include "lightops/pack.h"
 
 namespace lightops {
 namespace binding {
@@ -17,7 +16,8 @@ Tensor head(Tensor x, OptionalTensor scale, OptionalTensor shift, int64_t act, O
   p.shift = data_of(op, "shift", shift, p.type, p.x.c);
   p.act = act_of(op, "act", act);
   p.out_features = fc.has_value() ? out_features : p.x.c;
-  p.weight = data_of(op, "fc", fc, p.type, packed_numel(p.out_features, p.x.c, 1, 1, 0));
+  p.pairs = pairs_of(op, "fc", fc, p.type);
+  if (fc.has_value()) p.weight = weight_of(op, "fc", *fc, p.type, p.pairs, p.out_features, p.x.c);
   p.bias = data_of(op, "fc_bias", fc_bias, p.type, p.out_features);
   const int64_t size[2] = {p.x.n, p.out_features};
   Tensor out = torch::stable::empty({size, 2}, x.scalar_type());

@@ -1,7 +1,6 @@
 #include "lightops/inverted_residual.h"
 
 #include "common.h"
-#include "lightops/pack.h"
 
 namespace lightops {
 namespace binding {
@@ -16,13 +15,14 @@ Tensor inverted_residual(Tensor x, Tensor ex, OptionalTensor ex_bias, int64_t hi
   p.window = window_of(op, kernel, stride, padding, {1, 1});
   check_fits(op, p.window, p.x);
   p.hidden = hidden;
-  p.ex = data_of(op, "ex", ex, p.type, packed_numel(hidden, p.x.c, 1, 1, 0));
+  p.pairs = pairs_of(op, "ex", ex, p.type);
+  p.ex = weight_of(op, "ex", ex, p.type, p.pairs, hidden, p.x.c);
   p.ex_bias = data_of(op, "ex_bias", ex_bias, p.type, hidden);
   p.ex_act = act_of(op, "ex_act", ex_act);
   p.dw = data_of(op, "dw", dw, p.type, kernel[0] * kernel[1] * round_up(hidden, kGroup));
   p.dw_bias = data_of(op, "dw_bias", dw_bias, p.type, hidden);
   p.dw_act = act_of(op, "dw_act", dw_act);
-  p.pw = data_of(op, "pw", pw, p.type, packed_numel(out_channels, hidden, 1, 1, 0));
+  p.pw = weight_of(op, "pw", pw, p.type, p.pairs, out_channels, hidden);
   p.pw_bias = data_of(op, "pw_bias", pw_bias, p.type, out_channels);
   p.residual = residual;
   const int64_t h = p.window.out(0, p.x.h), w = p.window.out(1, p.x.w);

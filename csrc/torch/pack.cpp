@@ -28,12 +28,12 @@ template <class P> void fill(const char* op, const Tensor& weight, const Optiona
 }
 
 Tensor new_packed(int64_t elements, DType type) {
-  return torch::stable::empty({&elements, 1}, compute_type(type));
+  return torch::stable::empty({&elements, 1}, type == DType::bf16 ? ScalarType::BFloat16 : compute_type(type));
 }
 
 }  // namespace
 
-Tensor pack_conv2d(Tensor weight, OptionalTensor scale, int64_t algo) {
+Tensor pack_conv2d(Tensor weight, OptionalTensor scale, int64_t algo, bool pairs) {
   PackConv2dParams p;
   fill("pack_conv2d", weight, scale, &p);
   p.out = weight.size(0);
@@ -42,7 +42,10 @@ Tensor pack_conv2d(Tensor weight, OptionalTensor scale, int64_t algo) {
   w.kernel[0] = p.kh;
   w.kernel[1] = p.kw;
   p.algo = algo_of("pack_conv2d", algo, w);
-  Tensor packed = new_packed(packed_numel(p.out, p.in, p.kh, p.kw, int(algo)), p.packed_type);
+  STD_TORCH_CHECK(!pairs || (algo == 0 && p.packed_type == DType::f32), "lightops::pack_conv2d: 'pairs' are of bfloat16 and direct, ",
+                  "got algo ", algo, " and a weight of scalar type ", int(weight.scalar_type()));
+  if (pairs) p.packed_type = DType::bf16;
+  Tensor packed = new_packed(packed_numel(p.out, p.in, p.kh, p.kw, int(algo), pairs), p.packed_type);
   p.packed = packed.data_ptr();
   lightops::pack_conv2d(p);
   return packed;
@@ -61,7 +64,7 @@ Tensor pack_depthwise(Tensor weight, OptionalTensor scale) {
 }
 
 STABLE_TORCH_LIBRARY_FRAGMENT(lightops, m) {
-  m.def("pack_conv2d(Tensor weight, Tensor? scale, int algo) -> Tensor");
+  m.def("pack_conv2d(Tensor weight, Tensor? scale, int algo, bool pairs=False) -> Tensor");
   m.def("pack_depthwise(Tensor weight, Tensor? scale) -> Tensor");
 }
 STABLE_TORCH_LIBRARY_IMPL(lightops, CPU, m) {

@@ -1,7 +1,6 @@
 #include "lightops/stem.h"
 
 #include "common.h"
-#include "lightops/pack.h"
 
 namespace lightops {
 namespace binding {
@@ -25,7 +24,8 @@ Sizes fill(const char* op, const Tensor& x, const Tensor& w, const OptionalTenso
   p->type = dtype_of(op, "x", x);
   p->window = window_of(op, kernel, stride, padding, {1, 1});
   check_fits(op, p->window, p->x);
-  p->weight = data_of(op, "w", w, p->type, packed_numel(out_channels, p->x.c, kernel[0], kernel[1], 0));
+  p->pairs = pairs_of(op, "w", w, p->type);
+  p->weight = weight_of(op, "w", w, p->type, p->pairs, out_channels, p->pairs ? round_up(p->x.c, 2) : p->x.c, kernel[0], kernel[1]);
   p->bias = data_of(op, "bias", bias, p->type, out_channels);
   p->act = act_of(op, "act", act);
   Sizes out{p->x.n, out_channels, p->window.out(0, p->x.h), p->window.out(1, p->x.w)};

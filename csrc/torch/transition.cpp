@@ -1,7 +1,6 @@
 #include "lightops/transition.h"
 
 #include "common.h"
-#include "lightops/pack.h"
 
 namespace lightops {
 namespace binding {
@@ -15,7 +14,8 @@ TransitionParams fill(const char* op, const Tensor& x, const Tensor& scale, cons
   STD_TORCH_CHECK(p.x.h >= 2 && p.x.w >= 2, "lightops::", op, ": 'x' has shape ", shape_of(x), "; a 2x2 pool needs 2 rows and 2 columns");
   p.scale = data_of(op, "scale", scale, p.type, p.x.c);
   p.shift = data_of(op, "shift", shift, p.type, p.x.c);
-  p.weight = data_of(op, "w", w, p.type, packed_numel(out_channels, p.x.c, 1, 1, 0));
+  p.pairs = pairs_of(op, "w", w, p.type);
+  p.weight = weight_of(op, "w", w, p.type, p.pairs, out_channels, p.x.c);
   p.bias = data_of(op, "bias", bias, p.type, out_channels);
   return p;
 }

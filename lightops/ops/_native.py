@@ -17,6 +17,8 @@ from lightops.reference import ACTIVATIONS, BatchNormParams, bn_affine
 
 # Depthwise weights are packed in groups of 16 channels (csrc/include/lightops/common.h: kGroup).
 DEPTHWISE_GROUP = 16
+# Whether products read bfloat16 in pairs (csrc/include/lightops/pack.h); as the instruction set, chosen once.
+_READS_PAIRS = _ext.reads_pairs()
 ACT_CODE = {name: code for code, name in enumerate(ACTIVATIONS)}
 
 
@@ -113,12 +115,28 @@ def fold(bias: Tensor | None, bn: BatchNormParams | None, dtype: torch.dtype) ->
     return scale, None if bias is None else bias.detach().to(accumulate_dtype(dtype)).contiguous()
 
 
-def pack_conv(weight: Tensor, scale: Tensor | None, dtype: torch.dtype, algo: int = 0, *, flat: bool = False) -> Tensor:
+def reads_pairs(dtype: torch.dtype, *weights: Tensor, odd: bool = False) -> bool:
+    """Whether an op of these convolution weights computes on pairs of bfloat16: all of them or none, so all need an
+    even number of input channels (or the op pads them itself: `odd`)."""
+    if dtype != torch.bfloat16 or not _READS_PAIRS:
+        return False
+    return all(not _for_gpu(w) and (odd or w.shape[1] % 2 == 0) for w in weights)
+
+
+def pack_conv(
+    weight: Tensor,
+    scale: Tensor | None,
+    dtype: torch.dtype,
+    algo: int = 0,
+    *,
+    flat: bool = False,
+    pairs: bool = False,
+) -> Tensor:
     """A convolution weight `[O, I, kh, kw]` times `scale` `[O]`, in the order of the kernels of its device: for
-    `algo` on the CPU, by taps or `flat` (the stem's order) on CUDA."""
+    `algo` or in `pairs` of bfloat16 on the CPU, by taps or `flat` (the stem's order) on CUDA."""
     if _for_gpu(weight):
         return cuda.pack_conv2d(weight, scale, dtype, flat=flat)
-    return _pack_conv2d(_matching(weight, dtype), scale, algo)
+    return _pack_conv2d(_matching(weight, dtype), scale, 0 if pairs else algo, pairs)
 
 
 def pack_depthwise(weight: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -164,9 +182,10 @@ _pack_conv2d = native_op("pack_conv2d")
 _pack_depthwise = native_op("pack_depthwise")
 
 
-def _pack_conv2d_fake(weight: Tensor, scale: Tensor | None, algo: int) -> Tensor:
-    numel = _ext.packed_numel(*weight.shape, algo)
-    return torch.empty((numel,), dtype=accumulate_dtype(weight.dtype), device=weight.device)
+def _pack_conv2d_fake(weight: Tensor, scale: Tensor | None, algo: int, pairs: bool = False) -> Tensor:
+    numel = _ext.packed_numel(*weight.shape, algo, pairs)
+    dtype = torch.bfloat16 if pairs else accumulate_dtype(weight.dtype)
+    return torch.empty((numel,), dtype=dtype, device=weight.device)
 
 
 def _pack_depthwise_fake(weight: Tensor, scale: Tensor | None) -> Tensor:

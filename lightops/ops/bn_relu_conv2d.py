@@ -26,6 +26,7 @@ from lightops.ops._native import (
     fold,
     nhwc_empty,
     pack_conv,
+    reads_pairs,
     register_fake,
     suggests_channels_last,
     to_nchw,
@@ -121,10 +122,11 @@ def pack_bn_relu_conv2d(
 ) -> BNReLUConv2dPacked:
     """Fold and pack for activations of `dtype`."""
     kernel = (weight.shape[2], weight.shape[3])
-    algo = choose_algo(winograd, kernel, dtype, stride, dilation)
+    pairs = reads_pairs(dtype, weight)
+    algo = 0 if pairs else choose_algo(winograd, kernel, dtype, stride, dilation)
     scale, shift = affine(bn, dtype)
     out_scale, bias = fold(bias, out_bn, dtype)
-    w = pack_conv(weight, out_scale, dtype, algo)
+    w = pack_conv(weight, out_scale, dtype, algo, pairs=pairs)
     channels_last = suggests_channels_last(weight)
     return BNReLUConv2dPacked(
         scale,

@@ -23,6 +23,7 @@ from lightops.ops._native import (
     fold,
     nhwc_empty,
     pack_conv,
+    reads_pairs,
     register_fake,
     suggests_channels_last,
     to_nchw,
@@ -87,9 +88,8 @@ def pack_conv1x1_bn_act(
 ) -> Conv1x1BNActPacked:
     """Fold and pack for activations of `dtype`."""
     scale, bias = fold(bias, bn, dtype)
-    return Conv1x1BNActPacked(
-        pack_conv(weight, scale, dtype), bias, weight.shape[0], ACT_CODE[act], suggests_channels_last(weight)
-    )
+    w = pack_conv(weight, scale, dtype, pairs=reads_pairs(dtype, weight))
+    return Conv1x1BNActPacked(w, bias, weight.shape[0], ACT_CODE[act], suggests_channels_last(weight))
 
 
 def run_conv1x1_bn_act(

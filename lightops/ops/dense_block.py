@@ -17,6 +17,7 @@ from lightops.ops._native import (
     fold,
     nhwc_empty,
     pack_conv,
+    reads_pairs,
     register_fake,
     to_nchw,
     to_nhwc,
@@ -79,15 +80,17 @@ def dense_layer(x: Tensor, layer: DenseLayerParams, *, winograd: int = 2, backen
 def pack_dense_block(layers: Sequence[DenseLayerParams], dtype: torch.dtype, winograd: int = 2) -> DenseBlockPacked:
     """Fold and pack for activations of `dtype`."""
     first = layers[0]
-    algo = choose_algo(winograd, (3, 3), dtype)
+    pairs = reads_pairs(dtype, *(w for layer in layers for w in (layer.weight1, layer.weight2) if w is not None))
+    algo = 0 if pairs else choose_algo(winograd, (3, 3), dtype)
     params: list[Tensor] = []
     for bn1, weight1, bn2, weight2 in layers:
         params += affine(bn1, dtype)
         if weight2 is None:
-            params.append(pack_conv(weight1, None, dtype, algo))
+            params.append(pack_conv(weight1, None, dtype, algo, pairs=pairs))
         else:
             scale2, shift2 = fold(None, bn2, dtype)
-            params += (pack_conv(weight1, scale2, dtype), shift2, pack_conv(weight2, None, dtype, algo))
+            w1 = pack_conv(weight1, scale2, dtype, pairs=pairs)
+            params += (w1, shift2, pack_conv(weight2, None, dtype, algo, pairs=pairs))
     in_channels, growth = first.weight1.shape[1], _growth(first)
     bottleneck = 0 if first.weight2 is None else first.weight1.shape[0]
     return DenseBlockPacked(tuple(params), in_channels, growth, bottleneck, algo, in_channels + len(layers) * growth)

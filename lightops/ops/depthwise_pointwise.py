@@ -26,6 +26,7 @@ from lightops.ops._native import (
     nhwc_empty,
     pack_conv,
     pack_depthwise,
+    reads_pairs,
     register_fake,
     suggests_channels_last,
     to_nchw,
@@ -139,8 +140,8 @@ def pack_depthwise_pointwise(
     return DepthwisePointwisePacked(
         pack_depthwise(dw_weight, dw_scale, dtype), dw_bias, kernel, stride,
         (kernel[0] // 2, kernel[1] // 2) if padding is None else padding, dilation, ACT_CODE[dw_act],
-        pack_conv(pw_weight, pw_scale, dtype), pw_bias, pw_weight.shape[0], ACT_CODE[pw_act],
-        suggests_channels_last(pw_weight),
+        pack_conv(pw_weight, pw_scale, dtype, pairs=reads_pairs(dtype, pw_weight)), pw_bias, pw_weight.shape[0],
+        ACT_CODE[pw_act], suggests_channels_last(pw_weight),
     )  # fmt: skip
 
 

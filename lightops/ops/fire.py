@@ -14,6 +14,7 @@ from lightops.ops._native import (
     fold,
     nhwc_empty,
     pack_conv,
+    reads_pairs,
     register_fake,
     suggests_channels_last,
     to_nchw,
@@ -105,11 +106,14 @@ def pack_fire(
     winograd: int = 2,
 ) -> FirePacked:
     """Pack for activations of `dtype`."""
-    algo = choose_algo(winograd, (3, 3), dtype)
+    pairs = reads_pairs(dtype, squeeze_weight, expand1x1_weight, expand3x3_weight)
+    algo = 0 if pairs else choose_algo(winograd, (3, 3), dtype)
+    sq, e1 = (pack_conv(w, None, dtype, pairs=pairs) for w in (squeeze_weight, expand1x1_weight))
+    e3 = pack_conv(expand3x3_weight, None, dtype, algo, pairs=pairs)
     return FirePacked(
-        pack_conv(squeeze_weight, None, dtype), fold(squeeze_bias, None, dtype)[1], squeeze_weight.shape[0],
-        pack_conv(expand1x1_weight, None, dtype), fold(expand1x1_bias, None, dtype)[1], expand1x1_weight.shape[0],
-        pack_conv(expand3x3_weight, None, dtype, algo), fold(expand3x3_bias, None, dtype)[1], expand3x3_weight.shape[0],
+        sq, fold(squeeze_bias, None, dtype)[1], squeeze_weight.shape[0],
+        e1, fold(expand1x1_bias, None, dtype)[1], expand1x1_weight.shape[0],
+        e3, fold(expand3x3_bias, None, dtype)[1], expand3x3_weight.shape[0],
         algo, suggests_channels_last(expand1x1_weight) and suggests_channels_last(expand3x3_weight),
     )  # fmt: skip
 

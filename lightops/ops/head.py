@@ -8,7 +8,7 @@ from torch import Tensor
 from lightops import reference
 from lightops.ops._check import check_act, check_bias, check_bn, check_companion, check_input, check_tensor
 from lightops.ops._dispatch import NATIVE, OpTable, cpu_backend, gpu_backends, reference_backend
-from lightops.ops._native import ACT_CODE, affine, backend_ops, fold, pack_conv, register_fake, to_nhwc
+from lightops.ops._native import ACT_CODE, affine, backend_ops, fold, pack_conv, reads_pairs, register_fake, to_nhwc
 from lightops.reference import BatchNormParams
 
 
@@ -70,7 +70,8 @@ def pack_head(
     scale, shift = affine(bn, dtype)
     if weight is None:
         return HeadPacked(scale, shift, ACT_CODE[act], None, None, 0)
-    fc = pack_conv(weight if weight.dim() == 4 else weight[:, :, None, None], None, dtype)
+    weight = weight if weight.dim() == 4 else weight[:, :, None, None]
+    fc = pack_conv(weight, None, dtype, pairs=reads_pairs(dtype, weight))
     return HeadPacked(scale, shift, ACT_CODE[act], fc, fold(bias, None, dtype)[1], weight.shape[0])
 
 

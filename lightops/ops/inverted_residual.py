@@ -25,6 +25,7 @@ from lightops.ops._native import (
     nhwc_empty,
     pack_conv,
     pack_depthwise,
+    reads_pairs,
     register_fake,
     suggests_channels_last,
     to_nchw,
@@ -146,11 +147,13 @@ def pack_inverted_residual(
     dw_scale, dw_bias = fold(dw_bias, dw_bn, dtype)
     pw_scale, pw_bias = fold(pw_bias, pw_bn, dtype)
     code = ACT_CODE[act]
+    pairs = reads_pairs(dtype, ex_weight, pw_weight)
     return InvertedResidualPacked(
-        pack_conv(ex_weight, ex_scale, dtype), ex_bias, ex_weight.shape[0], code,
+        pack_conv(ex_weight, ex_scale, dtype, pairs=pairs), ex_bias, ex_weight.shape[0], code,
         pack_depthwise(dw_weight, dw_scale, dtype), dw_bias, kernel, stride,
         (kernel[0] // 2, kernel[1] // 2) if padding is None else padding, code,
-        pack_conv(pw_weight, pw_scale, dtype), pw_bias, pw_weight.shape[0], residual, suggests_channels_last(pw_weight),
+        pack_conv(pw_weight, pw_scale, dtype, pairs=pairs), pw_bias, pw_weight.shape[0], residual,
+        suggests_channels_last(pw_weight),
     )  # fmt: skip
 
 

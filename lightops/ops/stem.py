@@ -25,6 +25,7 @@ from lightops.ops._native import (
     fold,
     nhwc_empty,
     pack_conv,
+    reads_pairs,
     register_fake,
     suggests_channels_last,
     to_nchw,
@@ -108,8 +109,9 @@ def pack_stem(
     """Fold and pack for activations of `dtype`."""
     scale, bias = fold(bias, bn, dtype)
     pool_args = () if pool is None else (pool.kernel, pool.stride, pool.padding, int(pool.ceil_mode))
+    w = pack_conv(weight, scale, dtype, flat=True, pairs=reads_pairs(dtype, weight, odd=True))
     return StemPacked(
-        pack_conv(weight, scale, dtype, flat=True), bias, weight.shape[0], (weight.shape[2], weight.shape[3]), stride,
+        w, bias, weight.shape[0], (weight.shape[2], weight.shape[3]), stride,
         padding, ACT_CODE[act], pool_args, suggests_channels_last(weight),
     )  # fmt: skip
 

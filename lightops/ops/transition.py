@@ -14,6 +14,7 @@ from lightops.ops._native import (
     fold,
     nhwc_empty,
     pack_conv,
+    reads_pairs,
     register_fake,
     suggests_channels_last,
     to_nchw,
@@ -70,9 +71,8 @@ def pack_transition(bn: BatchNormParams, weight: Tensor, bias: Tensor | None, dt
     """Fold and pack for activations of `dtype`."""
     scale, shift = affine(bn, dtype)
     bias = fold(bias, None, dtype)[1]
-    return TransitionPacked(
-        scale, shift, pack_conv(weight, None, dtype), bias, weight.shape[0], suggests_channels_last(weight)
-    )
+    w = pack_conv(weight, None, dtype, pairs=reads_pairs(dtype, weight))
+    return TransitionPacked(scale, shift, w, bias, weight.shape[0], suggests_channels_last(weight))
 
 
 def run_transition(x: Tensor, packed: TransitionPacked, backend: str = NATIVE) -> Tensor:

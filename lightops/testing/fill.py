@@ -42,7 +42,10 @@ class ExactFill(Fill):
 
     def weight(self, shape: tuple[int, ...]) -> Tensor:
         fan_in = max(1, shape[1] * shape[2] * shape[3])
-        keep = torch.rand(shape, generator=self.generator) < self.terms / fan_in
+        draw = torch.rand(shape, generator=self.generator)
+        keep = draw < self.terms / fan_in
+        if self.terms <= 2:  # no more than that in any sum
+            keep = draw.flatten(1).argsort(1).argsort(1).view(shape) < self.terms
         return (self.choice([-1, 1, 1, 2], shape) * keep).to(self.dtype)
 
     def bias(self, channels: int) -> Tensor:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from lightops import reference
 from lightops.reference import BatchNormParams, DenseLayerParams
@@ -70,6 +71,28 @@ def truth(call: Call, actual: Tensor | None = None) -> Truth:
     kwargs = {key: value for key, value in exact.kwargs.items() if key != "winograd"}
     expected = getattr(reference, call.op)(*exact.args, **kwargs)
     return Truth(expected, _MAGNITUDE[call.op](*exact.args, **{**exact.kwargs, **_winograd_option(call)}))
+
+
+class _Operands(TorchFunctionMode):
+    """Collects what every convolution and matrix product reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function in (F.conv2d, F.linear):
+            self.seen.append(args[0])
+        return function(*args, **(kwargs or {}))
+
+
+def operands(call: Call) -> list[Tensor]:
+    """The activations that the call's products read, in float64. A kernel may round them to the call's dtype."""
+    exact = call.map(lambda t: t.double())
+    kwargs = {key: value for key, value in exact.kwargs.items() if key != "winograd"}
+    with _Operands() as collected:
+        getattr(reference, call.op)(*exact.args, **kwargs)
+    return collected.seen
 
 
 def judge(call: Call, kind: str, actual: Tensor) -> float:

@@ -37,9 +37,9 @@ struct Pixels {
 // Columns outputs side by side, 3 columns wide, Rows kernel rows, all taps inside the image; `channels` is whole vectors.
 // `in` is the first tap of the first output. At stride 1 neighbouring outputs share two of three input columns: four
 // outputs of three rows take 18 + 9 loads for 36 multiply-adds, so the multiply-adds are the bound.
-template <class C, int Stride, int Columns, int Rows>
+template <class C, class E, int Stride, int Columns, int Rows>
 __attribute__((noinline)) void block_3(const C* in, int64_t step, int64_t pixel, const C* weights, int64_t group_taps,
-                                       const C* bias, Clamp<C> clamp, int64_t channels, C* out, int64_t out_pixel) {
+                                       const C* bias, Clamp<C> clamp, int64_t channels, E* out, int64_t out_pixel) {
   constexpr int L = kLanes<C>, kSpan = (Columns - 1) * Stride + 3;
   Pixels pixels(pixel * int64_t(sizeof(C)));
   const int64_t row_bytes = step * int64_t(sizeof(C));
@@ -75,11 +75,13 @@ __attribute__((noinline)) void block_3(const C* in, int64_t step, int64_t pixel,
   }
 }
 
-// One output whose first tap is at column `left`, by the general rule: any window, any channel count.
-template <class C>
-void one_output(const Depthwise<C>& d, const Taps<C>& t, int64_t left, int64_t c, int64_t end, Clamp<C> clamp, C* out) {
+// One output whose first tap is at column `left`, by the general rule: any window, any channel count. `out` is its channel
+// `first`.
+template <class C, class E>
+void one_output(const Depthwise<C>& d, const Taps<C>& t, int64_t left, int64_t first, int64_t end, Clamp<C> clamp,
+                E* out) {
   const Window& w = d.window;
-  for (; c < end; c += kLanes<C>) {
+  for (int64_t c = first; c < end; c += kLanes<C>) {
     const int64_t count = end - c;
     const C* weights = d.weights + c / kGroup * d.taps() * kGroup + c % kGroup;
     Vec<C> sum = {};
@@ -92,23 +94,29 @@ void one_output(const Depthwise<C>& d, const Taps<C>& t, int64_t left, int64_t c
       }
     }
     if (d.bias) sum += load_upto(d.bias + c, count);
-    store_upto(out + c, clamp(sum), count);
+    store_upto(out + c - first, clamp(sum), count);
   }
 }
 
-template <class C> using Block = void (*)(const C*, int64_t, int64_t, const C*, int64_t, const C*, Clamp<C>, int64_t, C*,
-                                          int64_t);
+template <class C, class E> using Block = void (*)(const C*, int64_t, int64_t, const C*, int64_t, const C*, Clamp<C>,
+                                                   int64_t, E*, int64_t);
 
 // The block for a stride of 1 or 2, `columns` of 1 or 4 and 1 to 3 rows.
-template <class C, int Stride, int Columns> Block<C> block_of(int64_t rows) {
-  return rows == 3 ? block_3<C, Stride, Columns, 3> : rows == 2 ? block_3<C, Stride, Columns, 2> : block_3<C, Stride, Columns, 1>;
+template <class C, class E, int Stride, int Columns> Block<C, E> block_of(int64_t rows) {
+  return rows == 3   ? block_3<C, E, Stride, Columns, 3>
+         : rows == 2 ? block_3<C, E, Stride, Columns, 2>
+                     : block_3<C, E, Stride, Columns, 1>;
 }
-template <class C> Block<C> block_of(int64_t stride, int columns, int64_t rows) {
-  if (stride == 1) return columns == 4 ? block_of<C, 1, 4>(rows) : block_of<C, 1, 1>(rows);
-  return columns == 4 ? block_of<C, 2, 4>(rows) : block_of<C, 2, 1>(rows);
+template <class C, class E> Block<C, E> block_of(int64_t stride, int columns, int64_t rows) {
+  if (stride == 1) return columns == 4 ? block_of<C, E, 1, 4>(rows) : block_of<C, E, 1, 1>(rows);
+  return columns == 4 ? block_of<C, E, 2, 4>(rows) : block_of<C, E, 2, 1>(rows);
 }
+template <class C, class E> struct Blocks {
+  Block<C, E> four, single;
+  Blocks(int64_t stride, int64_t rows) : four(block_of<C, E>(stride, 4, rows)), single(block_of<C, E>(stride, 1, rows)) {}
+};
 
-template <class C> void run_row(const Depthwise<C>& d, const Taps<C>& t, int64_t out_width, C* out, int64_t out_pixel) {
+template <class C, class E> void run_row(const Depthwise<C>& d, const Taps<C>& t, int64_t out_width, E* out, int64_t out_pixel) {
   constexpr int64_t kChannels = kChannelBytes / int64_t(sizeof(C));
   const Window& w = d.window;
   const Clamp<C> clamp(is_clamp(d.act) ? d.act : Act::none);
@@ -120,8 +128,9 @@ template <class C> void run_row(const Depthwise<C>& d, const Taps<C>& t, int64_t
   outer = outer < 0 ? 0 : outer / w.stride[1] + 1;
   if (outer > out_width) outer = out_width;
   if (!fast || inner >= outer) inner = outer = 0;
-  const Block<C> four = fast ? block_of<C>(w.stride[1], 4, rows) : nullptr;
-  const Block<C> single = fast ? block_of<C>(w.stride[1], 1, rows) : nullptr;
+  const Blocks<C, E> blocks(w.stride[1], rows);
+  const Blocks<C, C> summing(w.stride[1], rows);
+  C sums[4 * kChannels];  // an activation that is no clamp is taken from here, before anything is rounded to E
 
   for (int64_t chunk = 0; chunk < d.channels; chunk += kChannels) {
     const int64_t end = d.channels - chunk < kChannels ? d.channels : chunk + kChannels;
@@ -132,27 +141,33 @@ template <class C> void run_row(const Depthwise<C>& d, const Taps<C>& t, int64_t
       const int64_t left = x * w.stride[1] - w.padding[1];
       const int64_t columns = x < inner || x >= outer ? 1 : x + 4 <= outer ? 4 : 1;
       const bool inside = x >= inner && x < outer;
-      if (inside && whole > 0)
-        (columns == 4 ? four : single)(t.in + left * t.pixel + chunk, t.step, t.pixel, weights, d.taps(), bias, clamp,
-                                       whole, out + x * out_pixel + chunk, out_pixel);
-      for (int64_t i = 0; i < columns; ++i)
-        one_output(d, t, left + i * w.stride[1], inside ? chunk + whole : chunk, end, clamp, out + (x + i) * out_pixel);
+      const auto run = [&](const auto& block, auto* to, int64_t to_pixel) {
+        if (inside && whole > 0)
+          (columns == 4 ? block.four : block.single)(t.in + left * t.pixel + chunk, t.step, t.pixel, weights, d.taps(),
+                                                     bias, clamp, whole, to, to_pixel);
+        const int64_t done = inside ? whole : 0;
+        for (int64_t i = 0; i < columns; ++i)
+          one_output(d, t, left + i * w.stride[1], chunk + done, end, clamp, to + i * to_pixel + done);
+      };
+      E* to = out + x * out_pixel + chunk;
+      if (is_clamp(d.act)) {
+        run(blocks, to, out_pixel);
+      } else {
+        run(summing, sums, kChannels);
+        for (int64_t i = 0; i < columns; ++i)
+          for (int64_t c = 0; c < end - chunk; c += kLanes<C>)
+            store_upto(to + i * out_pixel + c, smooth<C>(load(sums + i * kChannels + c), d.act), end - chunk - c);
+      }
       x += columns;
     }
   }
-  if (is_clamp(d.act)) return;
-  for (int64_t x = 0; x < out_width; ++x)
-    for (int64_t c = 0; c < d.channels; c += kLanes<C>) {
-      C* at = out + x * out_pixel + c;
-      store_upto(at, smooth<C>(load_upto(at, d.channels - c), d.act), d.channels - c);
-    }
 }
 
 }  // namespace
 
-template <class C>
+template <class C, class E>
 void depthwise_row(const Depthwise<C>& d, const C* in, int64_t in_first, int64_t in_row, int64_t in_pixel, int64_t y,
-                   int64_t out_width, C* out, int64_t out_pixel) {
+                   int64_t out_width, E* out, int64_t out_pixel) {
   const Window& w = d.window;
   const int64_t top = y * w.stride[0] - w.padding[0];
   Taps<C> t;
@@ -165,10 +180,14 @@ void depthwise_row(const Depthwise<C>& d, const C* in, int64_t in_first, int64_t
   run_row(d, t, out_width, out, out_pixel);
 }
 
-template void depthwise_row<float>(const Depthwise<float>&, const float*, int64_t, int64_t, int64_t, int64_t, int64_t,
-                                   float*, int64_t);
-template void depthwise_row<double>(const Depthwise<double>&, const double*, int64_t, int64_t, int64_t, int64_t,
-                                    int64_t, double*, int64_t);
+#define LIGHTOPS_DEPTHWISE(C, E)                                                                                       \
+  template void depthwise_row<C, E>(const Depthwise<C>&, const C*, int64_t, int64_t, int64_t, int64_t, int64_t, E*,    \
+                                    int64_t);
+LIGHTOPS_DEPTHWISE(float, float)
+LIGHTOPS_DEPTHWISE(double, double)
+#if LIGHTOPS_PAIRS
+LIGHTOPS_DEPTHWISE(float, bf16)
+#endif
 
 }  // namespace LIGHTOPS_ISA
 }  // namespace lightops

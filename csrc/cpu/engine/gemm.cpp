@@ -8,21 +8,53 @@ namespace {
 
 constexpr int kVecs = 2;
 
+// One step along k: what of A a lane of every column is multiplied with, and that many values of k.
+template <class E> struct Step {
+  using Operand = Vec<E>;
+  static constexpr int kValues = 1;
+  static LIGHTOPS_INLINE Operand columns(const E* b) { return load(b); }
+  static LIGHTOPS_INLINE Operand broadcast(const E* a) { return splat(*a); }
+  static LIGHTOPS_INLINE Vec<E> multiply_add(Vec<E> sum, Operand x, Operand weight) { return sum + x * weight; }
+};
+#if LIGHTOPS_PAIRS
+template <> struct Step<bf16> {
+  using Operand = VecI;
+  static constexpr int kValues = 2;
+  static LIGHTOPS_INLINE Operand columns(const bf16* b) {
+    Operand pairs;
+    memcpy(&pairs, b, sizeof pairs);
+    return pairs;
+  }
+  static LIGHTOPS_INLINE Operand broadcast(const bf16* a) {
+    int32_t pair;
+    memcpy(&pair, a, sizeof pair);
+    return Operand{} + pair;
+  }
+  static LIGHTOPS_INLINE VecF multiply_add(VecF sum, Operand x, Operand weight) {
+    return VecF(_mm512_dpbf16_ps(__m512(sum), __m512bh(x), __m512bh(weight)));
+  }
+};
+#endif
+
 // Products of one unbroken chain of multiply-adds. Longer sums are added up from such runs: every addition rounds at the
 // size of the partial sum, so a chain of K errs like K, runs like the root of K. At 128 MobileNetV1
 // errs by 1.3e-6 (stock PyTorch 1.15e-6, one chain 2.8e-6), the other networks less than stock, and no time is lost.
-constexpr int64_t kRun = 128;
+template <class E> constexpr int64_t kRun = 128;
+// bfloat16 rounds its products' operands and the result by 2^-9; a chain of this length errs by 2^-14 at the most.
+template <> constexpr int64_t kRun<bf16> = 1024;
 
 // One tile: up to kMaxRows rows of A against kVecs vectors of output channels; one vector where no more are left.
-template <class C> struct Tile {
-  const C* a;
-  const C* b;         // first column of the tile inside its panel
+template <class E> struct Tile {
+  using C = Compute<E>;
+
+  const E* a;
+  const E* b;         // first column of the tile inside its panel
   Vec<C> bias[kVecs];
   Clamp<C> clamp;
   bool biased, low, high;  // what of bias and clamp does anything
-  C* out;
+  void* out;               // of the kernel's storage type, like residual
   int64_t out_stride;
-  const C* residual;  // null: none
+  const void* residual;    // null: none
   int64_t residual_stride;
   // A line a step is brought into L2 from here on: the next panel's weights. In a whole network they come from L3 or
   // memory every time, and the hardware's streams stop at each 4 KiB page.
@@ -32,8 +64,10 @@ template <class C> struct Tile {
 };
 
 // A is read by broadcast straight from its rows, B streams from the packed panel; the accumulators never leave
-// registers. Rows is a compile-time number so that the loops over the tile unroll completely.
-template <class C, int Rows, int Vecs> void micro_kernel(const Gemm<C>& g, const Tile<C>& t) {
+// registers. Rows is a compile-time number so that the loops over the tile unroll completely. T is what is stored.
+template <class E, class T, int Rows, int Vecs> void micro_kernel(const Gemm<E>& g, const Tile<E>& t) {
+  using C = Compute<E>;
+  using K = Step<E>;
   constexpr int L = kLanes<C>;
   Vec<C> sum[Rows][Vecs];
 #pragma GCC unroll 16
@@ -43,14 +77,14 @@ template <class C, int Rows, int Vecs> void micro_kernel(const Gemm<C>& g, const
 
   Vec<C> earlier[Rows][Vecs];  // the sums of the runs before this one, in memory
   bool flushed = false;
-  const C* b = t.b;
+  const E* b = t.b;
   const char* ahead = t.ahead;
   int64_t run = 0;
   for (int64_t s = 0; s < g.segments; ++s) {
     for (int64_t tap = 0; tap < g.taps; ++tap) {
-      const C* a = t.a + s * g.segment_stride + tap * g.tap_stride;
+      const E* a = t.a + s * g.segment_stride + tap * g.tap_stride;
       for (int64_t first = 0, steps; first < g.length; first += steps, a += steps) {
-        if (run >= kRun) {
+        if (run >= kRun<E>) {
 #pragma GCC unroll 16
           for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 2
@@ -61,20 +95,20 @@ template <class C, int Rows, int Vecs> void micro_kernel(const Gemm<C>& g, const
           flushed = true;
           run = 0;
         }
-        steps = g.length - first < kRun ? g.length - first : kRun;
+        steps = g.length - first < kRun<E> ? g.length - first : kRun<E>;
         run += steps;
-        for (int64_t k = 0; k < steps; ++k) {
-          Vec<C> weight[Vecs];
+        for (int64_t k = 0; k < steps; k += K::kValues) {
+          typename K::Operand weight[Vecs];
 #pragma GCC unroll 2
-          for (int v = 0; v < Vecs; ++v) weight[v] = load(b + v * L);
-          b += kPanel;
+          for (int v = 0; v < Vecs; ++v) weight[v] = K::columns(b + v * L * K::kValues);
+          b += kPanel * K::kValues;
           __builtin_prefetch(ahead, 0, 2);
           ahead += t.ahead_step;
 #pragma GCC unroll 16
           for (int r = 0; r < Rows; ++r) {
-            Vec<C> x = splat(a[r * g.a_inner + k]);
+            const typename K::Operand x = K::broadcast(a + r * g.a_inner + k);
 #pragma GCC unroll 2
-            for (int v = 0; v < Vecs; ++v) sum[r][v] += x * weight[v];
+            for (int v = 0; v < Vecs; ++v) sum[r][v] = K::multiply_add(sum[r][v], x, weight[v]);
           }
         }
       }
@@ -118,28 +152,28 @@ template <class C, int Rows, int Vecs> void micro_kernel(const Gemm<C>& g, const
       if (!whole && left <= 0) continue;
       const int64_t count = whole ? L : left;
       Vec<C> y = sum[r][v];
-      if (t.residual) y += load_upto(t.residual + r * t.residual_stride + v * L, count);
-      store_upto(t.out + r * t.out_stride + v * L, y, count);
+      if (t.residual) y += load_upto(static_cast<const T*>(t.residual) + r * t.residual_stride + v * L, count);
+      store_upto(static_cast<T*>(t.out) + r * t.out_stride + v * L, y, count);
     }
   }
 }
 
-template <class C> using Kernel = void (*)(const Gemm<C>&, const Tile<C>&);
+template <class E> using Kernel = void (*)(const Gemm<E>&, const Tile<E>&);
 
-template <class C, int Rows> struct Table {
-  static void fill(Kernel<C> (*table)[kVecs]) {
-    table[Rows][0] = micro_kernel<C, Rows, 1>;
-    table[Rows][1] = micro_kernel<C, Rows, 2>;
-    Table<C, Rows - 1>::fill(table);
+template <class E, class T, int Rows> struct Table {
+  static void fill(Kernel<E> (*table)[kVecs]) {
+    table[Rows][0] = micro_kernel<E, T, Rows, 1>;
+    table[Rows][1] = micro_kernel<E, T, Rows, 2>;
+    Table<E, T, Rows - 1>::fill(table);
   }
 };
-template <class C> struct Table<C, 0> {
-  static void fill(Kernel<C> (*)[kVecs]) {}
+template <class E, class T> struct Table<E, T, 0> {
+  static void fill(Kernel<E> (*)[kVecs]) {}
 };
 
-template <class C> struct Kernels {
-  Kernel<C> table[kMaxRows + 1][kVecs] = {};
-  Kernels() { Table<C, kMaxRows>::fill(table); }
+template <class E, class T> struct Kernels {
+  Kernel<E> table[kMaxRows + 1][kVecs] = {};
+  Kernels() { Table<E, T, kMaxRows>::fill(table); }
 };
 
 // What a sum still needs when the output is not the compute type, or the activation is not a clamp.
@@ -158,15 +192,24 @@ void finish_rows(const C* sums, int64_t sum_stride, int64_t rows, int64_t column
   }
 }
 
+template <bool First, class A, class B> struct Chosen { using type = A; };
+template <class A, class B> struct Chosen<false, A, B> { using type = B; };
+template <bool First, class A, class B> using Choose = typename Chosen<First, A, B>::type;
 
-template <class C, class T>
-void run_panels(const Gemm<C>& g, int64_t first, int64_t last) {
-  static const Kernels<C> kernels;
+template <class E, class T>
+void run_panels(const Gemm<E>& g, int64_t first, int64_t last) {
+  using C = Compute<E>;
+  // What the micro-kernel stores itself: the compute type, and bfloat16 where the product reads it.
+  constexpr bool kStores = sizeof(T) == sizeof(C) || sizeof(T) == sizeof(E);
+  using Stored = Choose<kStores, T, C>;
+  static const Kernels<E, Stored> storing;
+  static const Kernels<E, C> summing;
   constexpr int L = kLanes<C>;
   constexpr int kColumns = kVecs * L;
-  const bool direct = sizeof(T) == sizeof(C) && is_clamp(g.act);
+  const bool direct = kStores && is_clamp(g.act);
   const Act act = direct ? g.act : Act::none;
-  const int64_t depth = g.depth();
+  const auto& table = direct ? storing.table : summing.table;
+  const int64_t depth = g.depth(), steps = depth / Step<E>::kValues;
   const int64_t tiles = ceil_div(g.inner, kMaxRows);
   C sums[kMaxRows * kColumns];
 
@@ -175,8 +218,8 @@ void run_panels(const Gemm<C>& g, int64_t first, int64_t last) {
       const int64_t left = g.outputs - column;
       const int64_t columns = left < kColumns ? left : kColumns;
       const int vecs = columns > L ? 2 : 1;
-      const C* weights = g.b + panel * depth * kPanel + column % kPanel;
-      Tile<C> tile{nullptr, weights, {}, Clamp<C>(act), g.bias != nullptr, act != Act::none, act == Act::relu6,
+      const E* weights = g.b + panel * depth * kPanel + column % kPanel * Step<E>::kValues;
+      Tile<E> tile{nullptr, weights, {}, Clamp<C>(act), g.bias != nullptr, act != Act::none, act == Act::relu6,
                    sums, kColumns, nullptr, 0, reinterpret_cast<const char*>(weights), 0, columns};
       for (int v = 0; v < kVecs; ++v) {
         const int64_t count = columns - v * L;
@@ -188,25 +231,25 @@ void run_panels(const Gemm<C>& g, int64_t first, int64_t last) {
         for (int64_t done = 0, k = tiles; k > 0; --k) {
           const int64_t rows = ceil_div(g.inner - done, k);
           tile.a = g.a + i * g.a_outer + done * g.a_inner;
-          // The next matrix or panel is K * 128 bytes: two tiles of K steps fetch all of it.
-          const C* next = g.b_outer ? (i + 1 < g.outer ? tile.b + g.b_outer : nullptr)
+          // The next matrix or panel is 128 bytes a step: two tiles fetch all of it.
+          const E* next = g.b_outer ? (i + 1 < g.outer ? tile.b + g.b_outer : nullptr)
                                     : (panel + 1 < last ? tile.b + depth * kPanel : nullptr);
           const int64_t index = (g.b_outer ? 0 : i * tiles) + tiles - k;
-          tile.ahead = reinterpret_cast<const char*>(next ? next : tile.b) + (index < 2 ? index * depth * kCacheLine : 0);
+          tile.ahead = reinterpret_cast<const char*>(next ? next : tile.b) + (index < 2 ? index * steps * kCacheLine : 0);
           tile.ahead_step = next && index < 2 ? kCacheLine : 0;
           T* out = static_cast<T*>(g.out) + i * g.out_outer + done * g.out_inner + column;
           const T* residual = g.residual
               ? static_cast<const T*>(g.residual) + i * g.residual_outer + done * g.residual_inner + column
               : nullptr;
           if (direct) {
-            tile.out = reinterpret_cast<C*>(out);
+            tile.out = out;
             tile.out_stride = g.out_inner;
-            tile.residual = reinterpret_cast<const C*>(residual);
+            tile.residual = residual;
             tile.residual_stride = g.residual_inner;
-            kernels.table[rows][vecs - 1](g, tile);
+            table[rows][vecs - 1](g, tile);
           } else {
             tile.columns = vecs * L;  // the packed panel is zero filled, so whole vectors are safe
-            kernels.table[rows][vecs - 1](g, tile);
+            table[rows][vecs - 1](g, tile);
             finish_rows<C, T>(sums, kColumns, rows, columns, g.act, out, g.out_inner, residual, g.residual_inner);
           }
           done += rows;
@@ -217,7 +260,7 @@ void run_panels(const Gemm<C>& g, int64_t first, int64_t last) {
 }
 
 // Outer rows that follow each other without a gap are one long row: no short tile at the end of each.
-template <class C> Gemm<C> joined(Gemm<C> g) {
+template <class E> Gemm<E> joined(Gemm<E> g) {
   if (g.b_outer == 0 && g.a_outer == g.inner * g.a_inner && g.out_outer == g.inner * g.out_inner &&
       (!g.residual || g.residual_outer == g.inner * g.residual_inner)) {
     g.inner *= g.outer;
@@ -234,6 +277,14 @@ template <> void gemm<float>(const Gemm<float>& given, int64_t first, int64_t la
   else if (g.out_type == DType::f16) run_panels<float, f16>(g, first, last);
   else run_panels<float, float>(g, first, last);
 }
+
+#if LIGHTOPS_PAIRS
+template <> void gemm<bf16>(const Gemm<bf16>& given, int64_t first, int64_t last) {
+  const Gemm<bf16> g = joined(given);
+  if (g.out_type == DType::bf16) run_panels<bf16, bf16>(g, first, last);
+  else run_panels<bf16, float>(g, first, last);
+}
+#endif
 
 template <> void gemm<double>(const Gemm<double>& g, int64_t first, int64_t last) {
   run_panels<double, double>(joined(g), first, last);

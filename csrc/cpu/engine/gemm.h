@@ -9,17 +9,22 @@ namespace LIGHTOPS_ISA {
 // Rows of A are addressed, not copied, so that a kxk convolution over a padded NHWC strip is the same product:
 // k runs over `segments` runs of `length` contiguous values (a kernel row is kw * C of them; with dilation, one tap),
 // in up to two levels (`taps` inside a kernel row, `segments` kernel rows).
-template <class C> struct Gemm {
+//
+// E is what A and B hold: the compute type, or bf16. Then k goes by pairs of neighbours, as one instruction multiplies and
+// adds them: `length` is even, and B holds a pair of each column side by side, [ceil(O/32)][K/2][32][2]. Sums are float32.
+template <class E> struct Gemm {
+  using C = Compute<E>;
+
   // rows: outer (image rows) x inner (pixels of a row)
   int64_t outer = 1, inner = 0;
 
-  const C* a = nullptr;
+  const E* a = nullptr;
   int64_t a_outer = 0, a_inner = 0;
   int64_t segments = 1, segment_stride = 0;
   int64_t taps = 1, tap_stride = 0;
   int64_t length = 0;
 
-  const C* b = nullptr;  // packed panels, [ceil(O/32)][K][32]
+  const E* b = nullptr;  // packed panels, [ceil(O/32)][K][32]
   int64_t b_outer = 0;   // non-zero: every outer row has a matrix of its own (the positions of a Winograd tile)
   int64_t outputs = 0;
   const C* bias = nullptr;  // [O] or null
@@ -38,9 +43,9 @@ template <class C> struct Gemm {
 
 // Computes panels [first, last) of 32 output channels. Each output is one fused-multiply-add chain in the order of k,
 // whatever the tile that holds it: results do not depend on how rows or panels are shared out.
-template <class C> void gemm(const Gemm<C>& g, int64_t first, int64_t last);
+template <class E> void gemm(const Gemm<E>& g, int64_t first, int64_t last);
 
-template <class C> inline void gemm(const Gemm<C>& g) { gemm(g, 0, g.panels()); }
+template <class E> inline void gemm(const Gemm<E>& g) { gemm(g, 0, g.panels()); }
 
 }  // namespace LIGHTOPS_ISA
 }  // namespace lightops

@@ -8,7 +8,10 @@
 namespace lightops {
 namespace LIGHTOPS_ISA {
 
-template <class C> struct Pointwise {
+// E: what the product reads, see Gemm.
+template <class E> struct Pointwise {
+  using C = Compute<E>;
+
   const void* x = nullptr;
   DType type = DType::f32;
   int64_t rows = 1, width = 0;   // pixels
@@ -16,7 +19,7 @@ template <class C> struct Pointwise {
   int64_t channels = 0;
   Prologue<C> prologue;
 
-  const C* weights = nullptr;
+  const E* weights = nullptr;
   const C* bias = nullptr;
   int64_t outputs = 0;
   Act act = Act::none;
@@ -27,26 +30,26 @@ template <class C> struct Pointwise {
   const void* residual = nullptr;
   int64_t residual_row = 0, residual_pixel = 0;
 
-  C* scratch = nullptr;  // pointwise_scratch() elements
+  E* scratch = nullptr;  // pointwise_scratch() elements
 
-  // Compute-type input without a prologue is read where it lies.
-  bool in_place() const { return type == compute_type<C> && prologue.identity(); }
+  // Input of the product's type without a prologue is read where it lies.
+  bool in_place() const { return type == compute_type<E> && prologue.identity(); }
 };
 
 // Pixels whose inputs are in scratch at once. They are read again for every panel of outputs, so they should stay in L2.
-template <class C> inline int64_t pointwise_pixels(int64_t channels) {
-  const int64_t fit = kScratchBytes / 2 / int64_t(sizeof(C)) / channels / kMaxRows * kMaxRows;
+template <class E> inline int64_t pointwise_pixels(int64_t channels) {
+  const int64_t fit = kScratchBytes / 2 / int64_t(sizeof(E)) / channels / kMaxRows * kMaxRows;
   return fit < kMaxRows ? kMaxRows : fit > 80 * kMaxRows ? 80 * kMaxRows : fit;
 }
 
-template <class C> inline int64_t pointwise_scratch(int64_t channels, int64_t width) {
-  const int64_t pixels = pointwise_pixels<C>(channels);
+template <class E> inline int64_t pointwise_scratch(int64_t channels, int64_t width) {
+  const int64_t pixels = pointwise_pixels<E>(channels);
   return (pixels > width ? pixels : width) * channels;
 }
 
 // Computes panels [first, last) of all pixels.
-template <class C> void pointwise(Pointwise<C> p, int64_t first, int64_t last);
-template <class C> inline void pointwise(const Pointwise<C>& p) { pointwise(p, 0, ceil_div(p.outputs, kPanel)); }
+template <class E> void pointwise(Pointwise<E> p, int64_t first, int64_t last);
+template <class E> inline void pointwise(const Pointwise<E>& p) { pointwise(p, 0, ceil_div(p.outputs, kPanel)); }
 
 }  // namespace LIGHTOPS_ISA
 }  // namespace lightops

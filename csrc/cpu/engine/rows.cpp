@@ -24,12 +24,13 @@ LIGHTOPS_INLINE Vec<C> apply(const Prologue<C>& p, const Clamp<C>& clamp, Vec<C>
   return S == Step::affine ? clamp(v) : smooth<C>(v, p.act);
 }
 
-template <class C, class T, Step S>
-void load_typed(const T* in, int64_t in_stride, int64_t pixels, int64_t channels, const Prologue<C>& p, C* out) {
+template <class E, class T, Step S>
+void load_typed(const T* in, int64_t in_stride, int64_t pixels, int64_t channels, const Prologue<Compute<E>>& p, E* out) {
+  using C = Compute<E>;
   constexpr int L = kLanes<C>;
   const Clamp<C> clamp(p.act);
-  const int64_t whole = channels / L * L;
-  for (int64_t i = 0; i < pixels; ++i, in += in_stride, out += channels) {
+  const int64_t whole = channels / L * L, out_stride = pitch<E>(channels);
+  for (int64_t i = 0; i < pixels; ++i, in += in_stride, out += out_stride) {
     for (int64_t c = 0; c < whole; c += L) store(out + c, apply<C, S>(p, clamp, load(in + c), c, L));
     if (whole < channels) {
       const int64_t left = channels - whole;
@@ -38,12 +39,14 @@ void load_typed(const T* in, int64_t in_stride, int64_t pixels, int64_t channels
   }
 }
 
-template <class C, class T, Step S>
+template <class E, class T, Step S>
 void pool_typed(const T* top, const T* bottom, int64_t in_stride, int64_t pixels, int64_t channels,
-                const Prologue<C>& p, C* out) {
+                const Prologue<Compute<E>>& p, E* out) {
+  using C = Compute<E>;
   constexpr int L = kLanes<C>;
   const Clamp<C> clamp(p.act);
-  for (int64_t i = 0; i < pixels; ++i, top += 2 * in_stride, bottom += 2 * in_stride, out += channels) {
+  const int64_t out_stride = pitch<E>(channels);
+  for (int64_t i = 0; i < pixels; ++i, top += 2 * in_stride, bottom += 2 * in_stride, out += out_stride) {
     for (int64_t c = 0; c < channels; c += L) {
       const int64_t left = channels - c;
       Vec<C> sum = apply<C, S>(p, clamp, load_upto(top + c, left), c, left);
@@ -89,16 +92,22 @@ template <template <class, class, Step> class Body> struct Dispatch<Body, double
     with_step<Body, double, double>(step, arguments...);
   }
 };
-
-template <class C, class T, Step S> struct Load {
-  static void run(const void* in, int64_t stride, int64_t pixels, int64_t channels, const Prologue<C>* p, C* out) {
-    load_typed<C, T, S>(static_cast<const T*>(in), stride, pixels, channels, *p, out);
+template <template <class, class, Step> class Body> struct Dispatch<Body, bf16> {
+  template <class... A> static void run(DType, Step step, A... arguments) {
+    with_step<Body, bf16, bf16>(step, arguments...);
   }
 };
-template <class C, class T, Step S> struct Pool {
+
+template <class E, class T, Step S> struct Load {
+  static void run(const void* in, int64_t stride, int64_t pixels, int64_t channels, const Prologue<Compute<E>>* p,
+                  E* out) {
+    load_typed<E, T, S>(static_cast<const T*>(in), stride, pixels, channels, *p, out);
+  }
+};
+template <class E, class T, Step S> struct Pool {
   static void run(const void* top, const void* bottom, int64_t stride, int64_t pixels, int64_t channels,
-                  const Prologue<C>* p, C* out) {
-    pool_typed<C, T, S>(static_cast<const T*>(top), static_cast<const T*>(bottom), stride, pixels, channels, *p, out);
+                  const Prologue<Compute<E>>* p, E* out) {
+    pool_typed<E, T, S>(static_cast<const T*>(top), static_cast<const T*>(bottom), stride, pixels, channels, *p, out);
   }
 };
 template <class C, class T, Step S> struct Accumulate {
@@ -109,35 +118,35 @@ template <class C, class T, Step S> struct Accumulate {
 
 }  // namespace
 
-template <class C>
+template <class E>
 void load_pixels(const void* in, DType type, int64_t in_stride, int64_t pixels, int64_t channels,
-                 const Prologue<C>& prologue, C* out) {
-  if (!prologue.scale && in_stride == channels) {  // alike for all channels, without gaps: one long pixel
+                 const Prologue<Compute<E>>& prologue, E* out) {
+  if (!prologue.scale && in_stride == channels && pitch<E>(channels) == channels) {  // alike for all channels, without gaps: one long pixel
     channels *= pixels;
     in_stride = channels;
     pixels = 1;
   }
-  Dispatch<Load, C>::run(type, step_of(prologue), in, in_stride, pixels, channels, &prologue, out);
+  Dispatch<Load, E>::run(type, step_of(prologue), in, in_stride, pixels, channels, &prologue, out);
 }
 
-template <class C>
+template <class E>
 void load_pooled_row(const void* top, const void* bottom, DType type, int64_t in_stride, int64_t out_pixels,
-                     int64_t channels, const Prologue<C>& prologue, C* out) {
-  Dispatch<Pool, C>::run(type, step_of(prologue), top, bottom, in_stride, out_pixels, channels, &prologue, out);
+                     int64_t channels, const Prologue<Compute<E>>& prologue, E* out) {
+  Dispatch<Pool, E>::run(type, step_of(prologue), top, bottom, in_stride, out_pixels, channels, &prologue, out);
 }
 
-template <class C>
-void load_padded_row(const Nhwc& image, DType type, int64_t n, int64_t y, int64_t pad, const Prologue<C>& prologue,
-                     C* out) {
-  const int64_t border = pad * image.c;
+template <class E>
+void load_padded_row(const Nhwc& image, DType type, int64_t n, int64_t y, int64_t pad,
+                     const Prologue<Compute<E>>& prologue, E* out) {
+  const int64_t row = image.w * pitch<E>(image.c), border = pad * pitch<E>(image.c);
   if (y < 0 || y >= image.h) {
-    memset(out, 0, size_t(image.w * image.c + 2 * border) * sizeof(C));
+    memset(out, 0, size_t(row + 2 * border) * sizeof(E));
     return;
   }
-  memset(out, 0, size_t(border) * sizeof(C));
-  load_pixels<C>(at(image.data, type, n * image.image + y * image.row()), type, image.pixel, image.w, image.c, prologue,
+  memset(out, 0, size_t(border) * sizeof(E));
+  load_pixels<E>(at(image.data, type, n * image.image + y * image.row()), type, image.pixel, image.w, image.c, prologue,
                  out + border);
-  memset(out + border + image.w * image.c, 0, size_t(border) * sizeof(C));
+  memset(out + border + row, 0, size_t(border) * sizeof(E));
 }
 
 template <class C>
@@ -189,6 +198,31 @@ void interleave(const T* planes, int64_t channels, int64_t plane, int64_t width,
     }
   }
 }
+
+#if LIGHTOPS_PAIRS
+// Sixteen pixels of three planes are two vectors of four channels, the last of them zero.
+void interleave(const bf16* planes, int64_t channels, int64_t plane, int64_t width, bf16* out) {
+  const int64_t stride = pitch<bf16>(channels);
+  int64_t x = 0;
+  if (channels == 3) {
+    constexpr int L = kLanes<float>;
+    const __m512i first = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
+    for (; x + L <= width; x += L) {
+      VecH plane_values[3];
+      for (int c = 0; c < 3; ++c) memcpy(&plane_values[c], planes + c * plane + x, sizeof(VecH));
+      const VecU low = __builtin_convertvector(plane_values[0], VecU) |
+                       __builtin_convertvector(plane_values[1], VecU) << 16;
+      const VecU high = __builtin_convertvector(plane_values[2], VecU);
+      _mm512_storeu_si512(out + x * 4, _mm512_permutex2var_epi32(__m512i(low), first, __m512i(high)));
+      _mm512_storeu_si512(out + x * 4 + 2 * L, _mm512_permutex2var_epi32(__m512i(low), second, __m512i(high)));
+    }
+  }
+  memset(out + x * stride, 0, size_t((width - x) * stride) * sizeof(bf16));
+  for (int64_t c = 0; c < channels; ++c)
+    for (int64_t i = x; i < width; ++i) out[i * stride + c] = planes[c * plane + i];
+}
+#endif
 
 template <class C, class T> void store_typed(const C* values, int64_t count, T* out) {
   for (int64_t i = 0; i < count; i += kLanes<C>) store_upto(out + i, load_upto(values + i, count - i), count - i);
@@ -255,20 +289,20 @@ void pool_row(const C* in, int64_t in_row, int64_t in_pixel, int64_t rows, int64
 
 }  // namespace
 
-template <class C>
+template <class E>
 void load_planar_row(const void* planes, DType type, int64_t channels, int64_t height, int64_t width, int64_t y,
-                     int64_t pad, C* out) {
-  const int64_t border = pad * channels;
+                     int64_t pad, E* out) {
+  const int64_t row = width * pitch<E>(channels), border = pad * pitch<E>(channels);
   if (y < 0 || y >= height) {
-    memset(out, 0, size_t(width * channels + 2 * border) * sizeof(C));
+    memset(out, 0, size_t(row + 2 * border) * sizeof(E));
     return;
   }
-  memset(out, 0, size_t(border) * sizeof(C));
-  Storage<C>::with(type, [&](auto* tag) {
-    interleave<C>(static_cast<decltype(tag)>(const_cast<void*>(planes)) + y * width, channels, height * width, width,
-                  out + border);
+  memset(out, 0, size_t(border) * sizeof(E));
+  Storage<E>::with(type, [&](auto* tag) {
+    interleave(static_cast<decltype(tag)>(const_cast<void*>(planes)) + y * width, channels, height * width, width,
+               out + border);
   });
-  memset(out + border + width * channels, 0, size_t(border) * sizeof(C));
+  memset(out + border + row, 0, size_t(border) * sizeof(E));
 }
 
 template <class C> void store_values(const C* values, int64_t count, DType type, void* out) {
@@ -285,17 +319,23 @@ void max_pool_row(const C* in, int64_t in_row, int64_t in_pixel, int64_t rows, i
   });
 }
 
-#define LIGHTOPS_ROWS(C)                                                                                             \
-  template void load_pixels<C>(const void*, DType, int64_t, int64_t, int64_t, const Prologue<C>&, C*);               \
-  template void load_pooled_row<C>(const void*, const void*, DType, int64_t, int64_t, int64_t, const Prologue<C>&, C*); \
-  template void load_padded_row<C>(const Nhwc&, DType, int64_t, int64_t, int64_t, const Prologue<C>&, C*);           \
-  template void accumulate_pixels<C>(const void*, DType, int64_t, int64_t, int64_t, const Prologue<C>&, C*);         \
-  template void load_planar_row<C>(const void*, DType, int64_t, int64_t, int64_t, int64_t, int64_t, C*);             \
-  template void store_values<C>(const C*, int64_t, DType, void*);                                                    \
-  template void max_pool_row<C>(const C*, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t,    \
+#define LIGHTOPS_LOADS(E)                                                                                              \
+  template void load_pixels<E>(const void*, DType, int64_t, int64_t, int64_t, const Prologue<Compute<E>>&, E*);        \
+  template void load_pooled_row<E>(const void*, const void*, DType, int64_t, int64_t, int64_t,                         \
+                                   const Prologue<Compute<E>>&, E*);                                                   \
+  template void load_padded_row<E>(const Nhwc&, DType, int64_t, int64_t, int64_t, const Prologue<Compute<E>>&, E*);    \
+  template void load_planar_row<E>(const void*, DType, int64_t, int64_t, int64_t, int64_t, int64_t, E*);
+#define LIGHTOPS_ROWS(C)                                                                                               \
+  LIGHTOPS_LOADS(C)                                                                                                    \
+  template void accumulate_pixels<C>(const void*, DType, int64_t, int64_t, int64_t, const Prologue<C>&, C*);           \
+  template void store_values<C>(const C*, int64_t, DType, void*);                                                      \
+  template void max_pool_row<C>(const C*, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t,      \
                                 int64_t, void*, DType, int64_t);
 LIGHTOPS_ROWS(float)
 LIGHTOPS_ROWS(double)
+#if LIGHTOPS_PAIRS
+LIGHTOPS_LOADS(bf16)
+#endif
 
 }  // namespace LIGHTOPS_ISA
 }  // namespace lightops

@@ -10,12 +10,16 @@
 namespace lightops {
 namespace LIGHTOPS_ISA {
 
-template <class C> struct StemRows {
+// E: what the convolution reads, see Gemm.
+template <class E> struct StemRows {
+  using C = Compute<E>;
+
   const StemParams& p;
   const Window& w = p.window;
   int64_t tasks = p.parallel.threads;
   int64_t padded_width = p.x.w + 2 * w.padding[1];
-  int64_t in_row = padded_width * p.x.c;
+  int64_t channels = pitch<E>(p.x.c);
+  int64_t in_row = padded_width * channels;
   int64_t span = w.dilation[0] * (w.kernel[0] - 1) + 1;
   int64_t conv_height = w.out(0, p.x.h), conv_width = w.out(1, p.x.w);
   int64_t conv_row = conv_width * p.out.c;
@@ -38,10 +42,10 @@ template <class C> struct StemRows {
   }
   int64_t input_rows(int64_t conv_rows) const { return (conv_rows - 1) * w.stride[0] + span; }
 
-  struct Scratch { C* input; C* conv; };
+  struct Scratch { E* input; C* conv; };
   Scratch scratch(Arena& arena) const {
     Scratch s;
-    s.input = arena.take<C>(input_rows(conv_rows(rows)) * in_row);
+    s.input = arena.take<E>(input_rows(conv_rows(rows)) * in_row);
     s.conv = p.pooled ? arena.take<C>(conv_rows(rows) * conv_row) : nullptr;
     return s;
   }
@@ -52,24 +56,24 @@ template <class C> struct StemRows {
   }
 
   // Convolution rows [y, y + count) of image n to `out`.
-  void convolve(int64_t n, int64_t y, int64_t count, C* input, void* out, DType out_type, int64_t out_row,
+  void convolve(int64_t n, int64_t y, int64_t count, E* input, void* out, DType out_type, int64_t out_row,
                 int64_t out_pixel) const {
     const int64_t top = y * w.stride[0] - w.padding[0];
     for (int64_t i = 0; i < input_rows(count); ++i) {
       if (p.planar)
-        load_planar_row<C>(at(p.x.data, p.type, n * p.x.c * p.x.h * p.x.w), p.type, p.x.c, p.x.h, p.x.w, top + i,
+        load_planar_row<E>(at(p.x.data, p.type, n * p.x.c * p.x.h * p.x.w), p.type, p.x.c, p.x.h, p.x.w, top + i,
                            w.padding[1], input + i * in_row);
       else
-        load_padded_row<C>(p.x, p.type, n, top + i, w.padding[1], Prologue<C>{}, input + i * in_row);
+        load_padded_row<E>(p.x, p.type, n, top + i, w.padding[1], Prologue<C>{}, input + i * in_row);
     }
-    StripConv<C> s;
+    StripConv<E> s;
     s.in = input;
     s.in_row = in_row;
     s.in_width = padded_width;
     s.in_rows = input_rows(count);
-    s.channels = p.x.c;
+    s.channels = channels;
     s.window = w;
-    s.weights = static_cast<const C*>(p.weight);
+    s.weights = static_cast<const E*>(p.weight);
     s.bias = static_cast<const C*>(p.bias);
     s.outputs = p.out.c;
     s.act = p.act;

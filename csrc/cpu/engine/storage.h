@@ -1,4 +1,5 @@
-// Calls a generic function with a null pointer of the storage type: every type the compute type C may be stored as.
+// Calls a generic function with a null pointer of the storage type: every type the compute type C may be
+// stored as. bf16, as products read it in pairs, comes from bfloat16 tensors alone.
 #pragma once
 
 #include "engine/vec.h"
@@ -16,6 +17,9 @@ template <class C> struct Storage {
     else if (type == DType::f16) f(static_cast<f16*>(nullptr));
     else f(static_cast<float*>(nullptr));
   }
+};
+template <> struct Storage<bf16> {
+  template <class F> static void with(DType, const F& f) { f(static_cast<bf16*>(nullptr)); }
 };
 template <> struct Storage<double> {
   template <class F> static void with(DType, const F& f) { f(static_cast<double*>(nullptr)); }

@@ -62,6 +62,13 @@ template <class T> using Compute = typename ComputeOf<T>::type;
 
 constexpr int64_t kCacheLine = 64;
 
+// Whether products can read bfloat16 in pairs along k: two multiply-adds a lane where a float has one.
+#if defined(__AVX512BF16__)
+#define LIGHTOPS_PAIRS 1
+#else
+#define LIGHTOPS_PAIRS 0
+#endif
+
 // Keeps a value in a register from here on. GCC otherwise folds a load into every multiply-add that uses it, or keeps
 // every address of an unrolled loop alive: in the depthwise kernels that doubled the loads and spilled the addresses.
 #if defined(__x86_64__)
@@ -109,13 +116,21 @@ LIGHTOPS_INLINE VecF load(const bf16* p) {
   return bit_cast<VecF>(__builtin_convertvector(h, VecU) << 16);
 }
 
-// Round to nearest even; NaN stays NaN (its payload is quieted, never rounded up to infinity).
-LIGHTOPS_INLINE void store(bf16* p, VecF v) {
+// Round to nearest even; NaN stays NaN (its payload is quieted, never rounded up to infinity). The instruction takes what
+// lies below the normal range for zero.
+#if LIGHTOPS_PAIRS
+LIGHTOPS_INLINE VecH rounded(VecF v) { return VecH(_mm512_cvtneps_pbh(__m512(v))); }
+#else
+LIGHTOPS_INLINE VecH rounded(VecF v) {
   VecU u = bit_cast<VecU>(v);
-  VecU rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+  VecU even = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
   VecU quiet = (u >> 16) | 0x40u;
   VecU nan = bit_cast<VecU>(v != v);
-  VecH h = __builtin_convertvector((nan & quiet) | (~nan & rounded), VecH);
+  return __builtin_convertvector((nan & quiet) | (~nan & even), VecH);
+}
+#endif
+LIGHTOPS_INLINE void store(bf16* p, VecF v) {
+  const VecH h = rounded(v);
   memcpy(p, &h, sizeof h);
 }
 
@@ -169,6 +184,13 @@ LIGHTOPS_INLINE VecF load_partial(const float* p, int64_t count) {
 }
 LIGHTOPS_INLINE void store_partial(float* p, VecF v, int64_t count) {
   _mm512_mask_storeu_ps(p, __mmask16((1u << count) - 1), __m512(v));
+}
+LIGHTOPS_INLINE VecF load_partial(const bf16* p, int64_t count) {
+  const VecH h = VecH(_mm256_maskz_loadu_epi16(__mmask16((1u << count) - 1), p));
+  return bit_cast<VecF>(__builtin_convertvector(h, VecU) << 16);
+}
+LIGHTOPS_INLINE void store_partial(bf16* p, VecF v, int64_t count) {
+  _mm256_mask_storeu_epi16(p, __mmask16((1u << count) - 1), __m256i(rounded(v)));
 }
 #endif
 

@@ -60,6 +60,7 @@ Choice& choice() {
 bool cpu_supports(const char* isa) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
+  if (!strcmp(isa, "v4bf16")) return cpu_supports("v4") && __builtin_cpu_supports("avx512bf16");
   if (!strcmp(isa, "v4"))
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("bmi2");
@@ -75,6 +76,7 @@ bool cpu_supports(const char* isa) {
 
 const char* isa_name() { return choice().kernels->isa; }
 const char* isa_reason() { return choice().reason; }
+bool isa_reads_pairs() { return choice().kernels->pairs; }
 int isa_count_built() { return kBuiltCount; }
 const char* isa_built(int index) { return index >= 0 && index < kBuiltCount ? kBuilt[index]->isa : ""; }
 

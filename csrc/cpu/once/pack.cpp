@@ -30,10 +30,27 @@ double read(const void* data, DType type, int64_t i) {
   return 0;
 }
 
+// Rounded once, to nearest even. Through float it would be rounded twice: the bits that this drops are kept as one sticky
+// bit below those of bfloat16.
+uint16_t bfloat16_bits(double v) {
+  float f = float(v);
+  uint32_t bits;
+  memcpy(&bits, &f, sizeof bits);
+  if (v != v) return uint16_t(bits >> 16 | 0x40u);
+  if (double(f) != v) {
+    if (__builtin_fabs(double(f)) > __builtin_fabs(v)) --bits;
+    bits |= 1;
+  }
+  return uint16_t((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
 void write(void* data, DType type, int64_t i, double v) {
   if (type == DType::f64) static_cast<double*>(data)[i] = v;
+  else if (type == DType::bf16) static_cast<uint16_t*>(data)[i] = bfloat16_bits(v);
   else static_cast<float*>(data)[i] = float(v);
 }
+
+int64_t size_of(DType packed) { return packed == DType::f64 ? 8 : packed == DType::bf16 ? 2 : 4; }
 
 // Lavin and Gray's filter transforms for tiles of 2 and 4 outputs (points 0, 1, -1, inf and 0, 1, -1, 2, -2, inf).
 const double kG2[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
@@ -57,16 +74,18 @@ void transform(const double (*g)[3], int n, const double* w, double* out) {
 
 }  // namespace
 
-int64_t packed_numel(int64_t out, int64_t in, int64_t kh, int64_t kw, int algo) {
+int64_t packed_numel(int64_t out, int64_t in, int64_t kh, int64_t kw, int algo, bool pairs) {
+  if (pairs) in = round_up(in, 2);
   return round_up(out, kPanel) * in * (kh * kw + positions(Algo(algo)));
 }
 
 Status pack_conv2d(const PackConv2dParams& p) {
-  const int64_t taps = p.kh * p.kw, depth = taps * p.in, spatial = positions(p.algo);
-  if (spatial && (p.kh != 3 || p.kw != 3)) return Status::unsupported_algo;
+  const bool pairs = p.packed_type == DType::bf16;
+  const int64_t taps = p.kh * p.kw, spatial = positions(p.algo), values = pairs ? 2 : 1;
+  const int64_t in = round_up(p.in, values), depth = taps * in;
+  if (spatial && (p.kh != 3 || p.kw != 3 || pairs)) return Status::unsupported_algo;
   const int64_t matrix = round_up(p.out, kPanel) * p.in;
-  const int64_t size = p.packed_type == DType::f64 ? 8 : 4;
-  memset(p.packed, 0, size_t(packed_numel(p.out, p.in, p.kh, p.kw, int(p.algo)) * size));
+  memset(p.packed, 0, size_t(packed_numel(p.out, p.in, p.kh, p.kw, int(p.algo), pairs) * size_of(p.packed_type)));
   std::vector<double> w(static_cast<size_t>(taps));
   double transformed[36];
   for (int64_t o = 0; o < p.out; ++o) {
@@ -76,7 +95,9 @@ Status pack_conv2d(const PackConv2dParams& p) {
         const int64_t from = o * p.stride[0] + i * p.stride[1] + t / p.kw * p.stride[2] + t % p.kw * p.stride[3];
         w[size_t(t)] = read(p.weight, p.weight_type, from) * (p.scale ? p.scale[o] : 1.0);
         // Direct panels: k runs over kernel rows, then columns, then input channels, as NHWC pixels do.
-        write(p.packed, p.packed_type, spatial * matrix + (panel * depth + t * p.in + i) * kPanel + column, w[size_t(t)]);
+        const int64_t k = t * in + i, step = k / values * values;
+        write(p.packed, p.packed_type, spatial * matrix + (panel * depth + step) * kPanel + column * values + k % values,
+              w[size_t(t)]);
       }
       if (!spatial) continue;
       if (p.algo == Algo::winograd2) transform(kG2, 4, w.data(), transformed);
@@ -90,7 +111,7 @@ Status pack_conv2d(const PackConv2dParams& p) {
 
 Status pack_depthwise(const PackDepthwiseParams& p) {
   const int64_t taps = p.kh * p.kw;
-  memset(p.packed, 0, size_t(round_up(p.channels, kGroup) * taps * (p.packed_type == DType::f64 ? 8 : 4)));
+  memset(p.packed, 0, size_t(round_up(p.channels, kGroup) * taps * size_of(p.packed_type)));
   for (int64_t c = 0; c < p.channels; ++c)
     for (int64_t t = 0; t < taps; ++t) {
       const int64_t from = c * p.stride[0] + t / p.kw * p.stride[2] + t % p.kw * p.stride[3];

@@ -9,6 +9,7 @@ struct BnReluConv2dParams {
   Nhwc x;                          // [N, H, W, C]
   Nhwc out;                        // [N, H', W', O]
   DType type = DType::f32;
+  bool pairs = false;              // convolution weights hold pairs of bfloat16 (pack.h); type is bf16
   const void* scale = nullptr;     // [C] or null (then shift is null too)
   const void* shift = nullptr;     // [C]
   Act pre_act = Act::relu;

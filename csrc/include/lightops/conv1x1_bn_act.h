@@ -9,6 +9,7 @@ struct Conv1x1BnActParams {
   Nhwc x;                          // [N, H, W, C]
   Nhwc out;                        // [N, H, W, O]
   DType type = DType::f32;         // of x, out and residual
+  bool pairs = false;              // convolution weights hold pairs of bfloat16 (pack.h); type is bf16
   const void* weight = nullptr;    // packed [O, C, 1, 1]; f64 for f64, else f32
   const void* bias = nullptr;      // [O] or null
   Act act = Act::none;

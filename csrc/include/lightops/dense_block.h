@@ -18,6 +18,7 @@ struct DenseLayerWeights {
 struct DenseBlockParams {
   Nhwc buffer;                     // the first C0 channels hold the input
   DType type = DType::f32;
+  bool pairs = false;              // convolution weights hold pairs of bfloat16 (pack.h); type is bf16
   int64_t in_channels = 0;         // C0
   int64_t growth = 0;              // k
   int64_t bottleneck = 0;          // channels of the 1x1, 0: none

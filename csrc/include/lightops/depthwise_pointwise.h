@@ -10,6 +10,7 @@ struct DepthwisePointwiseParams {
   Nhwc x;                          // [N, H, W, C]
   Nhwc out;                        // [N, H', W', O]
   DType type = DType::f32;
+  bool pairs = false;              // convolution weights hold pairs of bfloat16 (pack.h); type is bf16
   const void* dw = nullptr;        // packed [C, 1, kh, kw]
   const void* dw_bias = nullptr;   // [C] or null
   Act dw_act = Act::relu;

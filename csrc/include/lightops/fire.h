@@ -9,6 +9,7 @@ struct FireParams {
   Nhwc x;                          // [N, H, W, C]
   Nhwc out;                        // [N, H, W, E1 + E3]
   DType type = DType::f32;
+  bool pairs = false;              // convolution weights hold pairs of bfloat16 (pack.h); type is bf16
   const void* squeeze = nullptr;   // packed [S, C, 1, 1]
   const void* squeeze_bias = nullptr;
   int64_t squeeze_channels = 0;

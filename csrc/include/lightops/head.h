@@ -8,6 +8,7 @@ namespace lightops {
 struct HeadParams {
   Nhwc x;                          // [N, H, W, C]
   DType type = DType::f32;
+  bool pairs = false;              // convolution weights hold pairs of bfloat16 (pack.h); type is bf16
   const void* scale = nullptr;     // [C] or null
   const void* shift = nullptr;
   Act act = Act::none;

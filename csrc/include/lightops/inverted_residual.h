@@ -10,6 +10,7 @@ struct InvertedResidualParams {
   Nhwc x;                          // [N, H, W, C]
   Nhwc out;                        // [N, H', W', O]
   DType type = DType::f32;
+  bool pairs = false;              // convolution weights hold pairs of bfloat16 (pack.h); type is bf16
   const void* ex = nullptr;        // packed [hidden, C, 1, 1]
   const void* ex_bias = nullptr;   // [hidden] or null
   Act ex_act = Act::relu6;

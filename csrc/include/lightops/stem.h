@@ -10,6 +10,7 @@ struct StemParams {
   bool planar = false;             // NCHW, contiguous
   Nhwc out;                        // [N, H', W', O]
   DType type = DType::f32;
+  bool pairs = false;              // convolution weights hold pairs of bfloat16 (pack.h); type is bf16
   const void* weight = nullptr;    // packed [O, C, kh, kw]
   const void* bias = nullptr;
   Act act = Act::relu;
