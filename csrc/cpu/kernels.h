@@ -53,8 +53,6 @@
 namespace lightops {
 
 struct Kernels {
-  const char* isa;
-  bool pairs;  // products read bfloat16 in pairs
 #define LIGHTOPS_FIELD(op, Params)          \
   int64_t (*op##_workspace)(const Params&); \
   Status (*op##_cpu)(const Params&);

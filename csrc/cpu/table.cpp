@@ -1,8 +1,4 @@
-#include "engine/vec.h"
 #include "kernels.h"
-
-#define LIGHTOPS_STRING(x) #x
-#define LIGHTOPS_NAME(x) LIGHTOPS_STRING(x)
 
 namespace lightops {
 namespace LIGHTOPS_ISA {
@@ -13,7 +9,7 @@ namespace LIGHTOPS_ISA {
 LIGHTOPS_FOR_EACH_OP(LIGHTOPS_DECLARE)
 
 #define LIGHTOPS_ENTRY(op, Params) op##_workspace, op##_cpu,
-extern const Kernels kKernels = {LIGHTOPS_NAME(LIGHTOPS_ISA), LIGHTOPS_PAIRS != 0, LIGHTOPS_FOR_EACH_OP(LIGHTOPS_ENTRY)};
+extern const Kernels kKernels = {LIGHTOPS_FOR_EACH_OP(LIGHTOPS_ENTRY)};
 
 }  // namespace LIGHTOPS_ISA
 }  // namespace lightops

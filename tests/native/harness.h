@@ -10,6 +10,7 @@
 #include <limits>
 #include <string>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #include "lightops/common.h"
@@ -83,6 +84,12 @@ template <> struct TypeOf<Bf16> {
   static constexpr DType value = DType::bf16;
   using Weight = float;
 };
+// bfloat16 whose products read pairs: packed convolution weights hold a pair where those of Bf16 hold a float.
+struct PairedBf16 : Bf16 {
+  using Bf16::Bf16;
+};
+template <> struct TypeOf<PairedBf16> : TypeOf<Bf16> {};
+template <class T> constexpr bool kPairs = std::is_same<T, PairedBf16>::value;
 
 // Memory of a kernel argument: a channel slice [first, first + c) of pixels `pixel` wide, with guards before and after.
 // Whatever lies outside the slice must come back as it was.
@@ -165,8 +172,9 @@ std::vector<typename TypeOf<T>::Weight> pack(const Weights& w, lightops::Algo al
   p.out = w.o, p.in = w.i, p.kh = w.kh, p.kw = w.kw;
   p.stride[0] = w.i * w.kh * w.kw, p.stride[1] = w.kh * w.kw, p.stride[2] = w.kw, p.stride[3] = 1;
   p.algo = algo;
-  p.packed_type = weight_type<T>();
-  std::vector<typename TypeOf<T>::Weight> packed(size_t(lightops::packed_numel(w.o, w.i, w.kh, w.kw, int(algo))));
+  p.packed_type = kPairs<T> ? DType::bf16 : weight_type<T>();
+  const int64_t size = lightops::packed_numel(w.o, w.i, w.kh, w.kw, int(algo), kPairs<T>);
+  std::vector<typename TypeOf<T>::Weight> packed(size_t(kPairs<T> ? size / 2 : size));
   p.packed = packed.data();
   lightops::pack_conv2d(p);
   return packed;

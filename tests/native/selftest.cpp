@@ -1,4 +1,4 @@
-// Every CPU kernel against plain loops, in float, double and bfloat16, on one and on four tasks, with poisoned outputs and
+// Every CPU kernel against plain loops, in float, double and bfloat16 (also by pairs), on one and on four tasks, with poisoned outputs and
 // guards. The inputs are small whole numbers, so what comes out must be equal, not close. No torch, no Python: this is
 // what runs where neither is to be had (make native, make aarch64, sanitizers). LIGHTOPS_CPU_ISA picks the kernels.
 
@@ -24,6 +24,7 @@ struct Case {
 };
 
 template <class T> const char* type_name() {
+  if (kPairs<T>) return "bf16 pairs";
   return TypeOf<T>::value == DType::f32 ? "f32" : TypeOf<T>::value == DType::f64 ? "f64" : "bf16";
 }
 
@@ -42,6 +43,7 @@ template <class T> void finish(bool launched, Buffer<T>& out, const Map& want, c
 
 template <class T, class Params> void common(Params& p, const Case& k) {
   p.type = TypeOf<T>::value;
+  if constexpr (kPairs<T> && !std::is_same<Params, lightops::MaxPool2dParams>::value) p.pairs = true;
   p.parallel = parallel(k.threads);
 }
 
@@ -121,7 +123,7 @@ template <class T> void test_inverted_residual(Random& r, const Case& k, int64_t
 }
 
 template <class T> void test_fire(Random& r, const Case& k, Algo algo) {
-  const int64_t squeeze = (k.c + 3) / 4, half = k.o;
+  const int64_t squeeze = kPairs<T> ? (k.c + 7) / 8 * 2 : (k.c + 3) / 4, half = k.o;
   const Map x = random_map(r, k.n, k.h, k.w, k.c), bypass = random_map(r, k.n, k.h, k.w, 2 * half);
   const Weights sq = random_weights(r, squeeze, k.c), e1 = random_weights(r, half, squeeze);
   const Weights e3 = random_weights(r, half, squeeze, 3, 3);
@@ -249,13 +251,14 @@ template <class T> void test_all(Random& r, const Case& k) {
   test_bn_relu_conv<T>(r, k, window(3, 1, 1), Algo::direct, "3x3");
   test_bn_relu_conv<T>(r, k, window(3, 2, 1), Algo::direct, "3x3 stride 2");
   test_bn_relu_conv<T>(r, k, window(3, 1, 2, 2), Algo::direct, "3x3 dilation 2");
-  test_bn_relu_conv<T>(r, k, window(3, 1, 1), Algo::winograd2, "Winograd F(2x2, 3x3)");
+  if (!kPairs<T>) test_bn_relu_conv<T>(r, k, window(3, 1, 1), Algo::winograd2, "Winograd F(2x2, 3x3)");
   for (int64_t stride : {1, 2}) {
     test_depthwise_pointwise<T>(r, k, 3, stride);
     test_depthwise_pointwise<T>(r, k, 5, stride);
     test_inverted_residual<T>(r, k, stride);
   }
   for (Algo algo : {Algo::direct, Algo::winograd2}) {
+    if (kPairs<T> && algo != Algo::direct) continue;
     test_fire<T>(r, k, algo);
     test_dense_block<T>(r, k, 8, algo);
     test_dense_block<T>(r, k, 0, algo);
@@ -289,6 +292,7 @@ int main() {
       test_all<float>(random, k);
       test_all<double>(random, k);
       test_all<Bf16>(random, k);
+      if (lightops::isa_reads_pairs() && k.c % 2 == 0) test_all<PairedBf16>(random, k);
     }
   std::printf("%d passed, %d failed\n", passed, failed);
   return failed != 0;

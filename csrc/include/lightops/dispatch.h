@@ -6,6 +6,7 @@
 namespace lightops {
 
 const char* isa_name();                 // baseline, v3 (AVX2), v4 (AVX-512), v4bf16 (and AVX512-BF16) or neon
+int isa_index();                        // its place among those built
 const char* isa_reason();               // why this one
 int isa_count_built();
 const char* isa_built(int index);
