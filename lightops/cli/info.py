@@ -32,6 +32,7 @@ def _facts(state: dict[str, Any]) -> list[str]:
         "python": state["python"],
         "torch": f"{torch_['found']} (built for {torch_['built_for'] or 'nothing'})",
         "cpu kernels": f"{cpu['isa'] or 'not built'}: {cpu['why']} (built: {', '.join(cpu['built']) or 'none'})",
+        "bfloat16 pairs": "on (AVX512-BF16)" if cpu["bfloat16_pairs"] else "off: bfloat16 is widened to float32",
         "cpu features": " ".join(cpu["features"]) or "unknown",
         **{f"build {name}": value for name, value in state["build"].items()},
         **{name: value for name, value in state["environment"].items() if value not in (False, "auto")},

@@ -72,8 +72,8 @@ def real_call(case: Case, dtype: torch.dtype, seed: int) -> Call:
 
 
 def exact_call(case: Case, dtype: torch.dtype, seed: int) -> Call:
-    """Integer data for the exact oracle: the weights are thinned out until no sum can reach the accumulator's limit and,
-    in bfloat16, whose products may read rounded activations, until those need no rounding."""
+    """Integer data for the exact oracle: the weights are thinned out until no sum can reach the accumulator's limit
+    and, in bfloat16, whose products may read rounded activations, until those need no rounding."""
     for terms in (48, 16, 6, 2, 1):
         call = build_call(case, ExactFill(seed, dtype, terms))
         magnitude = truth(call).magnitude

@@ -102,21 +102,21 @@ def _first_fold_kept(original: Callable, *args: Any, **kwargs: Any) -> Any:
 _kept: dict[tuple, Any] = {}
 
 
-def _without_tap(original: Callable, weight: Tensor, *args: Any) -> Tensor:
+def _without_tap(original: Callable, weight: Tensor, *args: Any, **named: Any) -> Tensor:
     weight = weight.clone()
     weight[:, :, -1, -1] = 0
-    return original(weight, *args)
+    return original(weight, *args, **named)
 
 
-def _transposed_taps(original: Callable, weight: Tensor, *args: Any) -> Tensor:
+def _transposed_taps(original: Callable, weight: Tensor, *args: Any, **named: Any) -> Tensor:
     square = weight.shape[2] == weight.shape[3]
-    return original(weight.transpose(2, 3) if square else weight, *args)
+    return original(weight.transpose(2, 3) if square else weight, *args, **named)
 
 
-def _without_last_input(original: Callable, weight: Tensor, *args: Any) -> Tensor:
+def _without_last_input(original: Callable, weight: Tensor, *args: Any, **named: Any) -> Tensor:
     weight = weight.clone()
     weight[:, -1] = 0
-    return original(weight, *args)
+    return original(weight, *args, **named)
 
 
 def _strided_wrongly(named: dict[str, Any]) -> None:
@@ -187,7 +187,7 @@ FAULTS: dict[str, tuple[Fault, tuple[str, ...]]] = {
     "taps_transposed": (_packing("pack_conv", _transposed_taps), ("fire", "bn_relu_conv2d")),
     "last_input_channel": (_packing("pack_conv", _without_last_input), ("head", "inverted_residual")),
     "scale_not_folded": (
-        _packing("pack_conv", lambda original, w, scale, *rest: original(w, None, *rest)),
+        _packing("pack_conv", lambda original, w, scale, *rest, **named: original(w, None, *rest, **named)),
         ("stem", "dense_block"),
     ),
     "eps_outside_the_root": (

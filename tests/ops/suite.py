@@ -83,8 +83,8 @@ class OpSuite:
     @pytest.mark.parametrize("dtype", DTYPES)
     @pytest.mark.parametrize("sweep", ["channel_tails", "map_tails", "window_tails"])
     def test_tails(self, sweep, dtype):
-        # float32 and products of bfloat16 pairs take half of each sweep, the other dtypes share float32's kernels and take
-        # a seventh.
+        # float32 and products of bfloat16 pairs take half of each sweep; the other dtypes share float32's kernels and
+        # take a seventh.
         step = 2 if dtype == "float32" or (dtype == "bfloat16" and _ext.reads_pairs()) else 7
         self._check_tails(self._sweep(sweep), dtype, step)
 

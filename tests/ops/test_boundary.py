@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lightops import _ext
 from lightops.ops._native import pack_conv, pack_depthwise
 from lightops.testing.calls import OPS, WEIGHTED_OPS, Case
 from lightops.testing.cases import sized
@@ -145,6 +146,67 @@ class TestPacking:
                 pack_conv(weight, scale, torch.float32, algo), exact.float(), rtol=2.0**-23, atol=0
             )
 
+    @pytest.mark.parametrize(("inputs", "kernel"), [(6, 1), (6, 3), (5, 3)])
+    def test_pairs_are_neighbours_along_the_depth(self, inputs, kernel):
+        """[panel][K / 2][32][2], K over taps and then channels, an odd number of channels with one of zeros behind."""
+        weight = torch.randn(37, inputs, kernel, kernel).bfloat16()
+        padded = torch.nn.functional.pad(weight, (0, 0, 0, 0, 0, inputs % 2, 0, 64 - 37))
+        depth = padded.permute(0, 2, 3, 1).reshape(2, 32, -1, 2)
+        packed = lib.pack_conv2d(weight, None, 0, True)
+        assert packed.dtype == torch.bfloat16
+        assert torch.equal(packed.view(2, -1, 32, 2), depth.permute(0, 2, 1, 3))
+
+    def test_pairs_are_rounded_once(self):
+        """Through float32, 1 + 2^-8 + 2^-40 would be a tie, and that even: 1."""
+        values = (1 + 2.0**-8 + 2.0**-40, 1 + 2.0**-8, 1 + 3 * 2.0**-8 - 2.0**-40, 3.4e38)
+        for value, rounded in zip(values, (1 + 2.0**-7, 1.0, 1 + 2.0**-7, float("inf")), strict=True):
+            packed = lib.pack_conv2d(torch.ones(1, 2, 1, 1), torch.tensor([value], dtype=torch.float64), 0, True)
+            assert packed[:2].tolist() == [rounded] * 2
+
+    @pytest.mark.parametrize(("dtype", "algo", "kernel"), [(torch.float64, 0, 1), (torch.float32, 2, 3)])
+    def test_pairs_are_direct_and_not_of_float64(self, dtype, algo, kernel):
+        with pytest.raises(RuntimeError, match="'pairs' are of bfloat16 and direct"):
+            lib.pack_conv2d(torch.randn(4, 2, kernel, kernel, dtype=dtype), None, algo, True)
+
     def test_weights_that_require_grad(self):
         weight = torch.nn.Parameter(torch.randn(4, 3, 1, 1))
         assert not pack_conv(weight, None, torch.float32).requires_grad
+
+
+class TestPairs:
+    """bfloat16 products read weights in pairs where the kernels that run can (AVX512-BF16)."""
+
+    @staticmethod
+    def packed(op, channels, inner=6):
+        call = real_call(Case(op, "pairs", (1, channels, 5, 4), sized(op, out=6, inner=inner)), torch.bfloat16, 0)
+        _, args = native_arguments(call)
+        flat = [t for arg in args for t in (arg if isinstance(arg, (list, tuple)) else [arg])]
+        return {t.dtype for t in flat[1:] if isinstance(t, torch.Tensor) and t.dim() == 1}
+
+    @pytest.mark.parametrize("op", WEIGHTED_OPS)
+    def test_even_channels_are_packed_in_pairs_where_they_are_read(self, op):
+        assert (torch.bfloat16 in self.packed(op, 6)) == _ext.reads_pairs()
+
+    @pytest.mark.parametrize(("op", "channels", "inner"), [
+        ("conv1x1_bn_act", 5, 6), ("dense_block", 6, 5), ("dense_block", 5, 6), ("depthwise_pointwise", 5, 6),
+        ("fire", 6, 5), ("fire", 5, 6), ("head", 5, 6), ("inverted_residual", 6, 5), ("transition", 5, 6),
+    ])  # fmt: skip
+    def test_an_odd_depth_anywhere_keeps_floats(self, op, channels, inner):
+        assert torch.bfloat16 not in self.packed(op, channels, inner)
+
+    def test_the_stem_pads_its_channels(self):
+        assert (torch.bfloat16 in self.packed("stem", 3)) == _ext.reads_pairs()
+
+    @pytest.mark.skipif(not _ext.reads_pairs(), reason="needs AVX512-BF16")
+    def test_weights_of_an_odd_depth_or_of_two_kinds_are_refused(self):
+        x = torch.ones(1, 3, 2, 2, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
+        w = lib.pack_conv2d(torch.ones(4, 3, 1, 1), None, 0, True)
+        with pytest.raises(
+            RuntimeError, match=r"conv1x1_bn_act: 'w' .* even number of input channels .* got 3 channels"
+        ):
+            lib.conv1x1_bn_act(x, w, None, 4, 0, None)
+        sq, e1 = lib.pack_conv2d(torch.ones(2, 4, 1, 1), None, 0, True), torch.ones(32 * 2)
+        e3 = lib.pack_conv2d(torch.ones(3, 2, 3, 3), None, 0, True)
+        x = torch.ones(1, 4, 2, 2, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
+        with pytest.raises(RuntimeError, match=r"fire: 'e1' must be a contiguous CPU tensor of bfloat16"):
+            lib.fire(x, sq, None, 2, e1, None, 3, e3, None, 3, 0, None)

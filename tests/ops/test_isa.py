@@ -13,6 +13,17 @@ ISAS = [isa for isa in _ext.isas_built() if _ext.cpu_supports(isa)]
 # The one that runs by default is what all other tests are about.
 OTHERS = [isa for isa in ISAS if isa != _ext.isa()]
 
+# Weights packed where products read pairs, as in an exported program, meet kernels that do not.
+PAIRS = """
+import torch, lightops
+w = torch.ops.lightops.pack_conv2d(torch.ones(4, 2, 1, 1), None, 0, True)
+x = torch.ones(1, 2, 3, 3).bfloat16().to(memory_format=torch.channels_last)
+try:
+    torch.ops.lightops.conv1x1_bn_act(x, w, None, 4, 0, None)
+except RuntimeError as error:
+    print(error)
+"""
+
 
 def run_with(isa: str, *arguments: str) -> str:
     environment = {**os.environ, "LIGHTOPS_CPU_ISA": isa}
@@ -29,6 +40,12 @@ def test_more_than_one_is_built():
 @pytest.mark.parametrize("isa", ISAS)
 def test_the_one_asked_for_runs(isa):
     assert run_with(isa, "-c", "from lightops import _ext; print(_ext.isa())").strip() == isa
+
+
+@pytest.mark.parametrize("isa", [isa for isa in ISAS if isa != "v4bf16"])
+def test_weights_in_pairs_are_refused_where_no_product_reads_them(isa):
+    done = run_with(isa, "-c", PAIRS)
+    assert f"conv1x1_bn_act: 'w' is packed in pairs of bfloat16, which the {isa} kernels do not read" in done
 
 
 @pytest.mark.parametrize("kind", ["exact", "real"])
