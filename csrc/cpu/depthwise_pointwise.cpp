@@ -19,14 +19,14 @@ template <class E> struct Body {
   const Window& w = p.window;
   int64_t tasks = p.parallel.threads;
   int64_t panels = ceil_div(p.out.c, kPanel);
-  bool in_place = p.type == compute_type<C>;  // the depthwise reads x where it lies
+  bool in_place = p.type == compute_type<E>;  // the depthwise reads x where it lies
   bool by_channel;
   int64_t rows;  // output rows of a strip
 
   explicit Body(const DepthwisePointwiseParams& params) : p(params) {
     by_channel = too_few_rows(p.x.n, p.out.h, tasks) && panels >= tasks;
     const int64_t row_elements = p.out.w * p.x.c + (in_place ? 0 : w.stride[0] * p.x.w * p.x.c);
-    rows = kScratchBytes / int64_t(sizeof(C)) / row_elements;
+    rows = kScratchBytes / int64_t(sizeof(E)) / row_elements;
     if (rows < 1) rows = 1;
     if (rows > p.out.h || by_channel) rows = p.out.h;
   }
@@ -37,9 +37,9 @@ template <class E> struct Body {
   }
   int64_t task_channels() const { return by_channel ? round_up(ceil_div(p.x.c, tasks), kPanel) : p.x.c; }
 
-  struct Scratch { C* strip; E* tile; };
+  struct Scratch { E* strip; E* tile; };
   Scratch scratch(Arena& arena) const {
-    C* strip = in_place ? nullptr : arena.take<C>(strip_rows(rows) * p.x.w * task_channels());
+    E* strip = in_place ? nullptr : arena.take<E>(strip_rows(rows) * p.x.w * task_channels());
     return {strip, by_channel ? nullptr : arena.take<E>(rows * p.out.w * p.x.c)};
   }
   int64_t task_bytes() const {
@@ -55,7 +55,7 @@ template <class E> struct Body {
   int64_t workspace() const { return shared_bytes() + tasks * task_bytes(); }
 
   // Depthwise output rows [y, y + count) of image n, channels `part`, into a tile whose pixels are all C channels wide.
-  void depthwise(int64_t n, int64_t y, int64_t count, Share part, C* strip, E* tile) const {
+  void depthwise(int64_t n, int64_t y, int64_t count, Share part, E* strip, E* tile) const {
     Depthwise<C> d;
     d.window = w;
     d.height = p.x.h;
@@ -67,15 +67,14 @@ template <class E> struct Body {
     const int64_t first = d.first_row(y), last = d.last_row(y + count - 1);
     const char* x = at(p.x.data, p.type, n * p.x.image + first * p.x.row() + part.first);
     int64_t pixel = p.x.pixel;
-    const C* in = reinterpret_cast<const C*>(x);
+    const E* in = reinterpret_cast<const E*>(x);
     if (!in_place) {
-      load_pixels<C>(x, p.type, p.x.pixel, last > first ? (last - first) * p.x.w : 0, part.size(), Prologue<C>{}, strip);
+      load_pixels<E>(x, p.type, p.x.pixel, last > first ? (last - first) * p.x.w : 0, part.size(), Prologue<C>{}, strip);
       pixel = part.size();
       in = strip;
     }
     for (int64_t i = 0; i < count; ++i)
-      depthwise_row<C, E>(d, in, first, p.x.w * pixel, pixel, y + i, p.out.w, tile + i * p.out.w * p.x.c + part.first,
-                       p.x.c);
+      depthwise_row(d, in, first, p.x.w * pixel, pixel, y + i, p.out.w, tile + i * p.out.w * p.x.c + part.first, p.x.c);
   }
 
   void pointwise(int64_t n, int64_t y, int64_t count, const E* tile, Share panel) const {

@@ -95,7 +95,7 @@ template <class E> struct Body {
   // Depthwise rows [y, y + count) of the hidden rows in `strip`, which starts at image row `first`.
   void filter(const Depthwise<C>& d, int64_t first, int64_t y, int64_t count, const C* strip, E* tile) const {
     for (int64_t i = 0; i < count; ++i)
-      depthwise_row<C, E>(d, strip, first, p.x.w * d.channels, d.channels, y + i, p.out.w, tile + i * p.out.w * p.hidden,
+      depthwise_row(d, strip, first, p.x.w * d.channels, d.channels, y + i, p.out.w, tile + i * p.out.w * p.hidden,
                        p.hidden);
   }
 

@@ -11,8 +11,8 @@ namespace {
 constexpr int64_t kChannelBytes = 1024;
 
 // The kernel rows of one output row that lie inside the image.
-template <class C> struct Taps {
-  const C* in;          // input row of the first of them, column 0
+template <class T> struct Taps {
+  const T* in;          // input row of the first of them, column 0
   int64_t step;         // between input rows of neighbouring kernel rows
   int64_t pixel;
   int64_t first, last;  // kernel rows
@@ -37,12 +37,12 @@ struct Pixels {
 // Columns outputs side by side, 3 columns wide, Rows kernel rows, all taps inside the image; `channels` is whole vectors.
 // `in` is the first tap of the first output. At stride 1 neighbouring outputs share two of three input columns: four
 // outputs of three rows take 18 + 9 loads for 36 multiply-adds, so the multiply-adds are the bound.
-template <class C, class E, int Stride, int Columns, int Rows>
-__attribute__((noinline)) void block_3(const C* in, int64_t step, int64_t pixel, const C* weights, int64_t group_taps,
+template <class C, class T, class E, int Stride, int Columns, int Rows>
+__attribute__((noinline)) void block_3(const T* in, int64_t step, int64_t pixel, const C* weights, int64_t group_taps,
                                        const C* bias, Clamp<C> clamp, int64_t channels, E* out, int64_t out_pixel) {
   constexpr int L = kLanes<C>, kSpan = (Columns - 1) * Stride + 3;
-  Pixels pixels(pixel * int64_t(sizeof(C)));
-  const int64_t row_bytes = step * int64_t(sizeof(C));
+  Pixels pixels(pixel * int64_t(sizeof(T)));
+  const int64_t row_bytes = step * int64_t(sizeof(T));
   const char* row[Rows];
 #pragma GCC unroll 3
   for (int y = 0; y < Rows; ++y) row[y] = reinterpret_cast<const char*>(in) + y * row_bytes;
@@ -59,7 +59,7 @@ __attribute__((noinline)) void block_3(const C* in, int64_t step, int64_t pixel,
       for (int kx = 0; kx < 3; ++kx) weight[kx] = load(w + (y * 3 + kx) * kGroup);
 #pragma GCC unroll 9
       for (int j = 0; j < kSpan; ++j) {
-        Vec<C> v = load(reinterpret_cast<const C*>(row[y] + pixels.times(j)));
+        Vec<C> v = load(reinterpret_cast<const T*>(row[y] + pixels.times(j)));
         hold_vector(v);
 #pragma GCC unroll 4
         for (int i = 0; i < Columns; ++i) {
@@ -67,7 +67,7 @@ __attribute__((noinline)) void block_3(const C* in, int64_t step, int64_t pixel,
           if (kx >= 0 && kx < 3) sum[i] += v * weight[kx];
         }
       }
-      row[y] += kVecBytes;
+      row[y] += L * int64_t(sizeof(T));
     }
     const Vec<C> shift = bias ? load(bias + c) : Vec<C>{};
 #pragma GCC unroll 4
@@ -77,8 +77,8 @@ __attribute__((noinline)) void block_3(const C* in, int64_t step, int64_t pixel,
 
 // One output whose first tap is at column `left`, by the general rule: any window, any channel count. `out` is its channel
 // `first`.
-template <class C, class E>
-void one_output(const Depthwise<C>& d, const Taps<C>& t, int64_t left, int64_t first, int64_t end, Clamp<C> clamp,
+template <class C, class T, class E>
+void one_output(const Depthwise<C>& d, const Taps<T>& t, int64_t left, int64_t first, int64_t end, Clamp<C> clamp,
                 E* out) {
   const Window& w = d.window;
   for (int64_t c = first; c < end; c += kLanes<C>) {
@@ -89,7 +89,7 @@ void one_output(const Depthwise<C>& d, const Taps<C>& t, int64_t left, int64_t f
       for (int64_t kx = 0; kx < w.kernel[1]; ++kx) {
         const int64_t column = left + kx * w.dilation[1];
         if (column < 0 || column >= d.width) continue;
-        const C* in = t.in + (ky - t.first) * t.step + column * t.pixel + c;
+        const T* in = t.in + (ky - t.first) * t.step + column * t.pixel + c;
         sum += load_upto(in, count) * load(weights + (ky * w.kernel[1] + kx) * kGroup);
       }
     }
@@ -98,25 +98,26 @@ void one_output(const Depthwise<C>& d, const Taps<C>& t, int64_t left, int64_t f
   }
 }
 
-template <class C, class E> using Block = void (*)(const C*, int64_t, int64_t, const C*, int64_t, const C*, Clamp<C>,
+template <class C, class T, class E> using Block = void (*)(const T*, int64_t, int64_t, const C*, int64_t, const C*, Clamp<C>,
                                                    int64_t, E*, int64_t);
 
 // The block for a stride of 1 or 2, `columns` of 1 or 4 and 1 to 3 rows.
-template <class C, class E, int Stride, int Columns> Block<C, E> block_of(int64_t rows) {
-  return rows == 3   ? block_3<C, E, Stride, Columns, 3>
-         : rows == 2 ? block_3<C, E, Stride, Columns, 2>
-                     : block_3<C, E, Stride, Columns, 1>;
+template <class C, class T, class E, int Stride, int Columns> Block<C, T, E> block_of(int64_t rows) {
+  return rows == 3   ? block_3<C, T, E, Stride, Columns, 3>
+         : rows == 2 ? block_3<C, T, E, Stride, Columns, 2>
+                     : block_3<C, T, E, Stride, Columns, 1>;
 }
-template <class C, class E> Block<C, E> block_of(int64_t stride, int columns, int64_t rows) {
-  if (stride == 1) return columns == 4 ? block_of<C, E, 1, 4>(rows) : block_of<C, E, 1, 1>(rows);
-  return columns == 4 ? block_of<C, E, 2, 4>(rows) : block_of<C, E, 2, 1>(rows);
+template <class C, class T, class E> Block<C, T, E> block_of(int64_t stride, int columns, int64_t rows) {
+  if (stride == 1) return columns == 4 ? block_of<C, T, E, 1, 4>(rows) : block_of<C, T, E, 1, 1>(rows);
+  return columns == 4 ? block_of<C, T, E, 2, 4>(rows) : block_of<C, T, E, 2, 1>(rows);
 }
-template <class C, class E> struct Blocks {
-  Block<C, E> four, single;
-  Blocks(int64_t stride, int64_t rows) : four(block_of<C, E>(stride, 4, rows)), single(block_of<C, E>(stride, 1, rows)) {}
+template <class C, class T, class E> struct Blocks {
+  Block<C, T, E> four, single;
+  Blocks(int64_t stride, int64_t rows) : four(block_of<C, T, E>(stride, 4, rows)), single(block_of<C, T, E>(stride, 1, rows)) {}
 };
 
-template <class C, class E> void run_row(const Depthwise<C>& d, const Taps<C>& t, int64_t out_width, E* out, int64_t out_pixel) {
+template <class C, class T, class E>
+void run_row(const Depthwise<C>& d, const Taps<T>& t, int64_t out_width, E* out, int64_t out_pixel) {
   constexpr int64_t kChannels = kChannelBytes / int64_t(sizeof(C));
   const Window& w = d.window;
   const Clamp<C> clamp(is_clamp(d.act) ? d.act : Act::none);
@@ -128,8 +129,8 @@ template <class C, class E> void run_row(const Depthwise<C>& d, const Taps<C>& t
   outer = outer < 0 ? 0 : outer / w.stride[1] + 1;
   if (outer > out_width) outer = out_width;
   if (!fast || inner >= outer) inner = outer = 0;
-  const Blocks<C, E> blocks(w.stride[1], rows);
-  const Blocks<C, C> summing(w.stride[1], rows);
+  const Blocks<C, T, E> blocks(w.stride[1], rows);
+  const Blocks<C, T, C> summing(w.stride[1], rows);
   C sums[4 * kChannels];  // an activation that is no clamp is taken from here, before anything is rounded to E
 
   for (int64_t chunk = 0; chunk < d.channels; chunk += kChannels) {
@@ -165,12 +166,12 @@ template <class C, class E> void run_row(const Depthwise<C>& d, const Taps<C>& t
 
 }  // namespace
 
-template <class C, class E>
-void depthwise_row(const Depthwise<C>& d, const C* in, int64_t in_first, int64_t in_row, int64_t in_pixel, int64_t y,
+template <class C, class T, class E>
+void depthwise_row(const Depthwise<C>& d, const T* in, int64_t in_first, int64_t in_row, int64_t in_pixel, int64_t y,
                    int64_t out_width, E* out, int64_t out_pixel) {
   const Window& w = d.window;
   const int64_t top = y * w.stride[0] - w.padding[0];
-  Taps<C> t;
+  Taps<T> t;
   t.first = top < 0 ? ceil_div(-top, w.dilation[0]) : 0;
   t.last = w.kernel[0];
   while (t.last > t.first && top + (t.last - 1) * w.dilation[0] >= d.height) --t.last;
@@ -180,13 +181,14 @@ void depthwise_row(const Depthwise<C>& d, const C* in, int64_t in_first, int64_t
   run_row(d, t, out_width, out, out_pixel);
 }
 
-#define LIGHTOPS_DEPTHWISE(C, E)                                                                                       \
-  template void depthwise_row<C, E>(const Depthwise<C>&, const C*, int64_t, int64_t, int64_t, int64_t, int64_t, E*,    \
-                                    int64_t);
-LIGHTOPS_DEPTHWISE(float, float)
-LIGHTOPS_DEPTHWISE(double, double)
+#define LIGHTOPS_DEPTHWISE(C, T, E)                                                                                    \
+  template void depthwise_row<C, T, E>(const Depthwise<C>&, const T*, int64_t, int64_t, int64_t, int64_t, int64_t, E*, \
+                                       int64_t);
+LIGHTOPS_DEPTHWISE(float, float, float)
+LIGHTOPS_DEPTHWISE(double, double, double)
 #if LIGHTOPS_PAIRS
-LIGHTOPS_DEPTHWISE(float, bf16)
+LIGHTOPS_DEPTHWISE(float, float, bf16)
+LIGHTOPS_DEPTHWISE(float, bf16, bf16)
 #endif
 
 }  // namespace LIGHTOPS_ISA

@@ -29,9 +29,9 @@ template <class C> struct Depthwise {
 
 // Output row y of `out_width` pixels, out_pixel apart. `in` is input row `in_first`; rows are in_row apart, pixels
 // in_pixel. Padding is never read: taps that fall outside the image are left out of the sum, as zeros would be.
-// E, the compute type or bf16, is what the product that follows reads.
-template <class C, class E>
-void depthwise_row(const Depthwise<C>& d, const C* in, int64_t in_first, int64_t in_row, int64_t in_pixel, int64_t y,
+// T is what it reads; E, the compute type or bf16, what the product that follows reads.
+template <class C, class T, class E>
+void depthwise_row(const Depthwise<C>& d, const T* in, int64_t in_first, int64_t in_row, int64_t in_pixel, int64_t y,
                    int64_t out_width, E* out, int64_t out_pixel);
 
 }  // namespace LIGHTOPS_ISA

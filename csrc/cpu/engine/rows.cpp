@@ -211,9 +211,7 @@ void interleave(const bf16* planes, int64_t channels, int64_t plane, int64_t wid
     for (; x + L <= width; x += L) {
       VecH plane_values[3];
       for (int c = 0; c < 3; ++c) memcpy(&plane_values[c], planes + c * plane + x, sizeof(VecH));
-      const VecU low = __builtin_convertvector(plane_values[0], VecU) |
-                       __builtin_convertvector(plane_values[1], VecU) << 16;
-      const VecU high = __builtin_convertvector(plane_values[2], VecU);
+      const VecU low = widened(plane_values[0]) | widened(plane_values[1]) << 16, high = widened(plane_values[2]);
       _mm512_storeu_si512(out + x * 4, _mm512_permutex2var_epi32(__m512i(low), first, __m512i(high)));
       _mm512_storeu_si512(out + x * 4 + 2 * L, _mm512_permutex2var_epi32(__m512i(low), second, __m512i(high)));
     }

@@ -110,10 +110,22 @@ template <class C> LIGHTOPS_INLINE void stream(C* p, Vec<C> v) { store(p, v); }
 LIGHTOPS_INLINE void stream_fence() {}
 #endif
 
+// One instruction each; GCC 12 takes __builtin_convertvector apart into quarters and halves, seven.
+#if defined(__AVX512F__)
+LIGHTOPS_INLINE VecU widened(VecH h) { return VecU(_mm512_cvtepu16_epi32(__m256i(h))); }
+LIGHTOPS_INLINE VecH narrowed(VecU u) { return VecH(_mm512_cvtepi32_epi16(__m512i(u))); }
+#elif defined(__AVX2__)
+LIGHTOPS_INLINE VecU widened(VecH h) { return VecU(_mm256_cvtepu16_epi32(__m128i(h))); }
+LIGHTOPS_INLINE VecH narrowed(VecU u) { return __builtin_convertvector(u, VecH); }
+#else
+LIGHTOPS_INLINE VecU widened(VecH h) { return __builtin_convertvector(h, VecU); }
+LIGHTOPS_INLINE VecH narrowed(VecU u) { return __builtin_convertvector(u, VecH); }
+#endif
+
 LIGHTOPS_INLINE VecF load(const bf16* p) {
   VecH h;
   memcpy(&h, p, sizeof h);
-  return bit_cast<VecF>(__builtin_convertvector(h, VecU) << 16);
+  return bit_cast<VecF>(widened(h) << 16);
 }
 
 // Round to nearest even; NaN stays NaN (its payload is quieted, never rounded up to infinity). The instruction takes what
@@ -126,7 +138,7 @@ LIGHTOPS_INLINE VecH rounded(VecF v) {
   VecU even = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
   VecU quiet = (u >> 16) | 0x40u;
   VecU nan = bit_cast<VecU>(v != v);
-  return __builtin_convertvector((nan & quiet) | (~nan & even), VecH);
+  return narrowed((nan & quiet) | (~nan & even));
 }
 #endif
 LIGHTOPS_INLINE void store(bf16* p, VecF v) {
@@ -138,7 +150,7 @@ LIGHTOPS_INLINE void store(bf16* p, VecF v) {
 LIGHTOPS_INLINE VecF load(const f16* p) {
   VecH raw;
   memcpy(&raw, p, sizeof raw);
-  VecU h = __builtin_convertvector(raw, VecU);
+  VecU h = widened(raw);
   VecU sign = (h & 0x8000u) << 16;
   VecU magnitude = (h & 0x7fffu) << 13;
   VecU exponent = magnitude & 0x0f800000u;
@@ -163,7 +175,7 @@ LIGHTOPS_INLINE void store(f16* p, VecF v) {
   VecU normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
   VecU finite = (tiny & subnormal) | (~tiny & normal);
   VecU special = (nan & 0x7e00u) | (~nan & 0x7c00u);
-  VecH h = __builtin_convertvector(sign | (overflow & special) | (~overflow & finite), VecH);
+  VecH h = narrowed(sign | (overflow & special) | (~overflow & finite));
   memcpy(p, &h, sizeof h);
 }
 
@@ -187,7 +199,7 @@ LIGHTOPS_INLINE void store_partial(float* p, VecF v, int64_t count) {
 }
 LIGHTOPS_INLINE VecF load_partial(const bf16* p, int64_t count) {
   const VecH h = VecH(_mm256_maskz_loadu_epi16(__mmask16((1u << count) - 1), p));
-  return bit_cast<VecF>(__builtin_convertvector(h, VecU) << 16);
+  return bit_cast<VecF>(widened(h) << 16);
 }
 LIGHTOPS_INLINE void store_partial(bf16* p, VecF v, int64_t count) {
   _mm256_mask_storeu_epi16(p, __mmask16((1u << count) - 1), __m256i(rounded(v)));
