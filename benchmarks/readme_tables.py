@@ -2,7 +2,8 @@
 
 The text between `<!-- bench:NAME -->` and `<!-- /bench:NAME -->` is replaced, for NAME in medians, memory, answers and
 conditions; from a report of `lightops bench --train` that between `<!-- train:NAME -->` and its end, for NAME in steps,
-saved and conditions. Nothing else in the file is touched; a marker without its twin is an error and nothing is written.
+saved and conditions; from one with `--dtype bf16` that of `<!-- bf16:NAME -->`, for NAME in medians and conditions.
+Nothing else in the file is touched; a marker without its twin is an error and nothing is written.
 """
 
 import re
@@ -72,13 +73,14 @@ def saved(report: Report) -> str:
 
 TABLES: dict[str, dict[str, Callable[[Report], str]]] = {
     "bench": {"medians": medians, "memory": memory, "answers": answers, "conditions": conditions},
+    "bf16": {"medians": medians, "conditions": conditions},
     "train": {"steps": medians, "saved": saved, "conditions": conditions},
 }
 
 
 def refresh(text: str, report: Report) -> str:
     """`text` with every marked part replaced; raises ValueError for a marker that is unknown or has no end."""
-    kind = "train" if trains(report) else "bench"
+    kind = "train" if trains(report) else "bf16" if report.settings.get("dtype") == "bf16" else "bench"
     for name in re.findall(rf"<!-- {kind}:(\w+) -->", text):
         if name not in TABLES[kind]:
             raise ValueError(f"marker {kind}:{name} is none of {', '.join(TABLES[kind])}")

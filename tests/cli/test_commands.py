@@ -151,12 +151,12 @@ def test_readme_tables_are_replaced_between_their_markers(networks_file, tmp_pat
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/training.md"])
-@pytest.mark.parametrize("kind", ["bench", "train"])
+@pytest.mark.parametrize("kind", ["bench", "bf16", "train"])
 def test_every_marker_of_the_pages_is_known(page, kind):
     tables = readme_tables()
     text = (BENCHMARKS.parent / page).read_text()
     state = {"date": "", "device": "", "cores": 0, "system": "", "lightops": "", "isa": "", "python": "", "load": 0}
-    settings = {"threads": [1], "dtype": "fp32", "train": kind == "train"}
+    settings = {"threads": [1], "dtype": "bf16" if kind == "bf16" else "fp32", "train": kind == "train"}
     fresh = tables.refresh(text, Report(state | {"versions": {}, "command": ""}, settings))
     for marker in ("bench", "train"):
         parts = [re.findall(rf"<!-- {marker}:\w+ -->.*?<!-- /{marker}:\w+ -->", t, re.DOTALL) for t in (text, fresh)]

@@ -151,6 +151,19 @@ class OpSuite:
                 results.append(run_public(call))
             assert all(bitwise_equal(results[0], other) for other in results[1:]), case
 
+    @pytest.mark.parametrize("channels", [300, 301])
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    def test_threads_do_not_write_beyond_their_share(self, dtype, channels, threads):
+        """Channels that fill no whole vectors, on a map that is shared by rows and one that is worked on together."""
+        for size in (9, 16, 32):
+            options = cases.sized(self.op, out=150, inner=90)
+            call = real_call(Case(self.op, "odd", (1, channels, size, size), options), DTYPES[dtype], 5)
+            threads(1)
+            expected = run_public(call)
+            for count in (2, 4, 4, 4):
+                threads(count)
+                assert bitwise_equal(run_public(call), expected), (size, count)
+
     def test_images_do_not_depend_on_their_place_in_the_batch(self):
         for seed in range(6):
             case = random_case(self.op, random.Random(seed))

@@ -39,6 +39,7 @@ void load_typed(const T* in, int64_t in_stride, int64_t pixels, int64_t channels
   }
 }
 
+// Nothing behind a pixel is written: the next row of a shared tile is another task's.
 template <class E, class T, Step S>
 void pool_typed(const T* top, const T* bottom, int64_t in_stride, int64_t pixels, int64_t channels,
                 const Prologue<Compute<E>>& p, E* out) {
@@ -53,7 +54,7 @@ void pool_typed(const T* top, const T* bottom, int64_t in_stride, int64_t pixels
       sum += apply<C, S>(p, clamp, load_upto(top + in_stride + c, left), c, left);
       sum += apply<C, S>(p, clamp, load_upto(bottom + c, left), c, left);
       sum += apply<C, S>(p, clamp, load_upto(bottom + in_stride + c, left), c, left);
-      store(out + c, sum * splat(C(0.25)));
+      store_upto(out + c, sum * splat(C(0.25)), out_stride - c);
     }
   }
 }
