@@ -49,7 +49,11 @@ template <class E> struct Body {
     return s;
   }
 
-  struct Scratch { E* strip; C* winograd; int64_t bytes; };
+  struct Scratch {
+    E* strip;
+    C* winograd;
+    int64_t bytes;
+  };
   Scratch scratch(void* base) const {
     Arena arena(base);
     Scratch s;

@@ -13,7 +13,8 @@ template <class E> struct Body {
   const Conv1x1BnActParams& p;
   int64_t tasks = p.parallel.threads;
   // Images that follow each other without a gap are one image: batches of small maps fill whole tiles.
-  bool one_image = p.x.image == p.x.h * p.x.row() && (!p.residual.data || p.residual.image == p.residual.h * p.residual.row());
+  bool one_image =
+      p.x.image == p.x.h * p.x.row() && (!p.residual.data || p.residual.image == p.residual.h * p.residual.row());
   int64_t images = one_image ? 1 : p.x.n;
   int64_t pixels = (one_image ? p.x.n : 1) * p.x.h * p.x.w;
 

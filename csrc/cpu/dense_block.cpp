@@ -56,7 +56,11 @@ template <class E> struct Body {
     return s;
   }
 
-  struct Scratch { E* strip; E* input; C* winograd; };
+  struct Scratch {
+    E* strip;
+    E* input;
+    C* winograd;
+  };
   Scratch scratch(Arena& arena) const {
     Scratch s;
     s.strip = whole ? nullptr : arena.take<E>((rows + 2) * padded_width * middle);

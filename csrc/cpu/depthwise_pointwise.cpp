@@ -37,7 +37,10 @@ template <class E> struct Body {
   }
   int64_t task_channels() const { return by_channel ? round_up(ceil_div(p.x.c, tasks), kPanel) : p.x.c; }
 
-  struct Scratch { E* strip; E* tile; };
+  struct Scratch {
+    E* strip;
+    E* tile;
+  };
   Scratch scratch(Arena& arena) const {
     E* strip = in_place ? nullptr : arena.take<E>(strip_rows(rows) * p.x.w * task_channels());
     return {strip, by_channel ? nullptr : arena.take<E>(rows * p.out.w * p.x.c)};
@@ -69,7 +72,8 @@ template <class E> struct Body {
     int64_t pixel = p.x.pixel;
     const E* in = reinterpret_cast<const E*>(x);
     if (!in_place) {
-      load_pixels<E>(x, p.type, p.x.pixel, last > first ? (last - first) * p.x.w : 0, part.size(), Prologue<C>{}, strip);
+      load_pixels<E>(x, p.type, p.x.pixel, last > first ? (last - first) * p.x.w : 0, part.size(), Prologue<C>{},
+                     strip);
       pixel = part.size();
       in = strip;
     }
@@ -111,7 +115,8 @@ template <class E> struct Body {
           const Share part = share(p.x.c, task, tasks, kPanel);
           if (part.size() > 0) depthwise(n, 0, p.out.h, part, scratch(arena).strip, shared);
         });
-        for_tasks(p.parallel, tasks, [&](int64_t task) { pointwise(n, 0, p.out.h, shared, share(panels, task, tasks)); });
+        for_tasks(p.parallel, tasks,
+                  [&](int64_t task) { pointwise(n, 0, p.out.h, shared, share(panels, task, tasks)); });
       }
       return;
     }

@@ -55,7 +55,11 @@ template <class E> struct Body {
     return s;
   }
 
-  struct Scratch { E* strip; E* input; C* winograd; };
+  struct Scratch {
+    E* strip;
+    E* input;
+    C* winograd;
+  };
   Scratch scratch(Arena& arena) const {
     Scratch s;
     s.strip = together ? nullptr : arena.take<E>((rows + 2) * row_elements);

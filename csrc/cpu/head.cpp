@@ -18,7 +18,11 @@ template <class E> struct Body {
 
   explicit Body(const HeadParams& params) : p(params) {}
 
-  struct Scratch { C* sums; E* means; int64_t bytes; };
+  struct Scratch {
+    C* sums;
+    E* means;
+    int64_t bytes;
+  };
   Scratch scratch(void* base) const {
     Arena arena(base);
     Scratch s;

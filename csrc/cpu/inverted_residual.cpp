@@ -37,7 +37,11 @@ template <class E> struct Body {
   }
   int64_t task_hidden() const { return by_channel ? round_up(ceil_div(p.hidden, tasks), kPanel) : p.hidden; }
 
-  struct Scratch { C* strip; E* input; E* tile; };
+  struct Scratch {
+    C* strip;
+    E* input;
+    E* tile;
+  };
   Scratch scratch(Arena& arena) const {
     Scratch s;
     s.strip = arena.take<C>(strip_rows() * p.x.w * task_hidden());
@@ -96,7 +100,7 @@ template <class E> struct Body {
   void filter(const Depthwise<C>& d, int64_t first, int64_t y, int64_t count, const C* strip, E* tile) const {
     for (int64_t i = 0; i < count; ++i)
       depthwise_row(d, strip, first, p.x.w * d.channels, d.channels, y + i, p.out.w, tile + i * p.out.w * p.hidden,
-                       p.hidden);
+                    p.hidden);
   }
 
   // Output pixels [first, last) counted from the start of row y.
@@ -154,8 +158,7 @@ template <class E> struct Body {
         if (y == 0) have = 0;
         if (have > first)
           memmove(s.strip, s.strip + (first - start) * row_elements, size_t((have - first) * row_elements) * sizeof(C));
-        else
-          have = first;
+        else have = first;
         start = first;
         expand(n, have, last, all, s.strip + (have - start) * row_elements, s.input);
         have = last > have ? last : have;

@@ -19,8 +19,8 @@ template <class E> struct Body {
   void pooled(int64_t n, int64_t first, int64_t last, const typename StemRows<E>::Scratch& s) const {
     stem.pooled_rows(n, first, last, s, [&](int64_t top, const C* in, int64_t y) {
       const int64_t start = top < 0 ? 0 : top, end = top + p.pool.kernel[0];
-      max_pool_row<C>(in, stem.conv_row, p.out.c, (end < stem.conv_height ? end : stem.conv_height) - start, stem.conv_width,
-                      p.out.c, p.pool.kernel[1], p.pool.stride[1], p.pool.padding[1], p.out.w,
+      max_pool_row<C>(in, stem.conv_row, p.out.c, (end < stem.conv_height ? end : stem.conv_height) - start,
+                      stem.conv_width, p.out.c, p.pool.kernel[1], p.pool.stride[1], p.pool.padding[1], p.out.w,
                       at(p.out.data, p.type, n * p.out.image + y * p.out.row()), p.type, p.out.pixel);
     });
   }
@@ -38,8 +38,8 @@ template <class E> struct Body {
           continue;
         }
         if (step > stem.rows) step = stem.rows;
-        stem.convolve(n, y, step, s.input, at(p.out.data, p.type, n * p.out.image + y * p.out.row()), p.type, p.out.row(),
-                      p.out.pixel);
+        stem.convolve(n, y, step, s.input, at(p.out.data, p.type, n * p.out.image + y * p.out.row()), p.type,
+                      p.out.row(), p.out.pixel);
       }
     });
   }

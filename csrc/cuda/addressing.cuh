@@ -8,7 +8,9 @@
 namespace lightops::cuda {
 
 // Element offset of a pixel of image n.
-constexpr LIGHTOPS_DEVICE int64_t pixel_offset(const View& v, int n, int64_t pixel) { return n * v.image + pixel * v.pixel; }
+constexpr LIGHTOPS_DEVICE int64_t pixel_offset(const View& v, int n, int64_t pixel) {
+  return n * v.image + pixel * v.pixel;
+}
 
 template <class Math>
 LIGHTOPS_DEVICE const typename Math::Store* element(const View& v, int64_t offset) {
@@ -52,10 +54,8 @@ LIGHTOPS_DEVICE Vec16 load_chunk(const View& v, int64_t offset, int channel, boo
 #pragma unroll
   for (int i = 0; i < kElements; ++i) {
     const auto s = load_global(element<Math>(v, offset + channel + i), on && channel + i < v.channels);
-    if constexpr (sizeof(s) == 4)
-      raw.w[i] = float_to_bits(s);
-    else
-      raw.w[i / 2] |= static_cast<uint32_t>(s) << (i % 2 * 16);
+    if constexpr (sizeof(s) == 4) raw.w[i] = float_to_bits(s);
+    else raw.w[i / 2] |= static_cast<uint32_t>(s) << (i % 2 * 16);
   }
   return raw;
 }
@@ -70,10 +70,8 @@ LIGHTOPS_DEVICE void store_chunk(const View& v, int64_t offset, int channel, con
 #pragma unroll
   for (int i = 0; i < kChunkElements<Math>; ++i) {
     Store value;
-    if constexpr (sizeof(Store) == 4)
-      value = bits_to_float(raw.w[i]);
-    else
-      value = static_cast<Store>(raw.w[i / 2] >> (i % 2 * 16));
+    if constexpr (sizeof(Store) == 4) value = bits_to_float(raw.w[i]);
+    else value = static_cast<Store>(raw.w[i / 2] >> (i % 2 * 16));
     store_global(element_out<Math>(v, offset + channel + i), value, on && channel + i < v.channels);
   }
 }
@@ -116,7 +114,9 @@ struct Tables {
   int* tap;     // rows a tap is further
 
   LIGHTOPS_DEVICE Tables(unsigned char* shared, int m, int n)
-      : pixel(reinterpret_cast<int*>(shared)), bias(reinterpret_cast<float*>(pixel + m)), tap(reinterpret_cast<int*>(bias + n)) {}
+      : pixel(reinterpret_cast<int*>(shared)),
+        bias(reinterpret_cast<float*>(pixel + m)),
+        tap(reinterpret_cast<int*>(bias + n)) {}
 
   LIGHTOPS_DEVICE void fill_pixels(const Tile& t, TilePlace place, int height, int width, int m, int threads) const {
     for (int r = thread_index(); r < m; r += threads) {
@@ -136,7 +136,8 @@ struct Tables {
 
 // Copies scale and shift (null: 1 and 0) into shared memory, padded with zeros to whole rows. The caller's next barrier publishes them.
 template <class Math>
-LIGHTOPS_DEVICE void stage_scale_shift(float* pairs, const float* scale, const float* shift, int channels, int padded, int threads) {
+LIGHTOPS_DEVICE void stage_scale_shift(float* pairs, const float* scale, const float* shift, int channels, int padded,
+                                       int threads) {
   for (int c = thread_index(); c < padded; c += threads) {
     store_shared(pairs + table_place<Math>(c), scale ? load_global(scale + c, c < channels) : 1.f);
     store_shared(pairs + padded + table_place<Math>(c), scale ? load_global(shift + c, c < channels) : 0.f);

@@ -6,9 +6,9 @@
 namespace lightops::cuda {
 
 constexpr int kChunkBytes = 16;  // one cp.async, one ldmatrix row, one 128-bit access
-constexpr int kRowBytes = 128;   // of a shared tile
-constexpr int kStepBytes = 32;   // of the reduction in one matrix instruction: 16 halves or 8 tf32
-constexpr int kMaxTaps = 128;    // of a window (the tables in shared memory have room for so many)
+constexpr int kRowBytes = 128;  // of a shared tile
+constexpr int kStepBytes = 32;  // of the reduction in one matrix instruction: 16 halves or 8 tf32
+constexpr int kMaxTaps = 128;  // of a window (the tables in shared memory have room for so many)
 constexpr int kRowChunks = kRowBytes / kChunkBytes;
 
 // A pixel-major tensor view. Offsets are 64-bit: image * n + (y * width + x) * pixel + channel.
@@ -16,12 +16,10 @@ struct View {
   unsigned char* data;
   int64_t pixel, image;  // elements
   int height, width, channels;
-  bool vector;           // 16-byte chunks of channels are aligned and whole
+  bool vector;  // 16-byte chunks of channels are aligned and whole
 };
 
-struct Geometry {
-  int kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
-};
+struct Geometry { int kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w; };
 
 // Output pixels of a block: tile_h x tile_w of one image. The input they need is kept in shared memory in `slots` rows:
 // pixel (y, x) of the halo lies at y * pitch + x % stride_w * sub_pitch + x / stride_w, so that the pixels a tap reads for
@@ -49,14 +47,14 @@ struct ConvArgs {
   const float *scale, *shift;  // [C] or null: x is used as it is
   int pre_act;
   const unsigned char* weight;  // [taps][out channels][row_elements]; gathered: [out channels][row_elements]
-  int row_elements;             // input channels (gathered: taps * channels) rounded up to whole 16-byte chunks
-  const float* bias;            // [out channels] or null
+  int row_elements;  // input channels (gathered: taps * channels) rounded up to whole 16-byte chunks
+  const float* bias;  // [out channels] or null
   int act;
   int images, column_tiles;
   int chunks, chunks_per_split;  // of the reduction, in rows of kRowBytes
-  int steps;                     // of the reduction, in kStepBytes: the last chunk multiplies no more than it has
-  int tap_group;                 // taps whose weights share a stage
-  float* partial;                // [splits][pixels][out channels] when the reduction is split, else null
+  int steps;  // of the reduction, in kStepBytes: the last chunk multiplies no more than it has
+  int tap_group;  // taps whose weights share a stage
+  float* partial;  // [splits][pixels][out channels] when the reduction is split, else null
   // Statistics of the output, of every tile of pixels: [tile][2][out channels], mean and squared deviations; how many pixels. Or null.
   float *moments, *counts;
   // Gathered input only: element strides of a planar or pixel-major x, and of the lines of its copy in shared memory. x.vector then
@@ -72,23 +70,23 @@ struct ConvArgs {
 // Up to two groups of output channels share the tile (Fire: the 1x1 expand reads the centre tap of the 3x3's halo).
 struct ResidentGroup {
   const unsigned char* weight;  // [taps][channels of out][row_elements]
-  const float* bias;            // or null
-  View out, residual;           // the group's channel slice
+  const float* bias;  // or null
+  View out, residual;  // the group's channel slice
   int row_elements, taps, first_tap;
   int column_tiles;
 };
 
 struct ResidentArgs {
-  ConvArgs first;      // what fills the tile: its `tile` lists the rows to fill, its `out` the channels
-  Geometry geometry;   // of the second product, over the rows
-  Tile tile;           // output pixels of the block, and how they read the rows
+  ConvArgs first;  // what fills the tile: its `tile` lists the rows to fill, its `out` the channels
+  Geometry geometry;  // of the second product, over the rows
+  Tile tile;  // output pixels of the block, and how they read the rows
   ResidentGroup group[2];
-  int chunks;          // 64-byte chunks of the tile's channels
-  int steps;           // of its channels, in kStepBytes
-  int tap_group;       // taps whose weights share a stage
-  int first_stages;    // of a depthwise producer's halo: 2 to 4
+  int chunks;  // 64-byte chunks of the tile's channels
+  int steps;  // of its channels, in kStepBytes
+  int tap_group;  // taps whose weights share a stage
+  int first_stages;  // of a depthwise producer's halo: 2 to 4
   int units, units_per_block;  // column tiles of all groups; grid y shares them out
-  int act;             // of the second product
+  int act;  // of the second product
 };
 
 // Rows of a tile that one thread copies a 16-byte chunk of.
@@ -156,12 +154,13 @@ constexpr int stages_bytes(const ShapeSize& s, int slots, int groups, int tap_gr
 }
 
 // The weight-stationary 3x3 (stationary.cuh): kM pixels x kN channels a block, all weights resident, chunks of the halo in a ring.
-constexpr int kStationaryM = 256, kStationaryN = 32, kStationaryThreads = 512, kStationaryStages = 3, kStationaryRows = 5;
+constexpr int kStationaryM = 256, kStationaryN = 32, kStationaryThreads = 512, kStationaryStages = 3,
+              kStationaryRows = 5;
 struct StationaryArgs {
   ConvArgs conv;
   int tile_images, tiles;  // images a tile holds (small maps); tiles in all
-  int grid;                // blocks: block b computes the tiles b, b + grid, ...
-  int image_slots;         // rows of the halo of one image
+  int grid;  // blocks: block b computes the tiles b, b + grid, ...
+  int image_slots;  // rows of the halo of one image
 };
 
 }  // namespace lightops::cuda

@@ -4,7 +4,9 @@ namespace lightops::cuda {
 namespace {
 
 // Where a fair part of the multiprocessors has a tile; smaller grids are split along the reduction.
-bool prefer_stationary(const StationaryPlan& plan, const Device& device) { return plan.fits && plan.args.tiles * 4 >= device.multiprocessors; }
+bool prefer_stationary(const StationaryPlan& plan, const Device& device) {
+  return plan.fits && plan.args.tiles * 4 >= device.multiprocessors;
+}
 
 }  // namespace
 

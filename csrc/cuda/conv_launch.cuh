@@ -10,16 +10,18 @@ template <class Math, Shape kShape, template <class, int, int> class LoaderOf, i
 int launch_shape(const ConvPlan& plan, Stream stream) {
   using Block = ShapeOf<Math, kShape>;
   using Loader = LoaderOf<Math, Block::kThreads, kRows>;
-  return launch<implicit_gemm_kernel<Block, Loader, false>>(static_cast<unsigned>(plan.blocks), static_cast<unsigned>(plan.splits), 1,
-                Block::kThreads, static_cast<unsigned>(plan.shared), stream, plan.args);
+  return launch<implicit_gemm_kernel<Block, Loader, false>>(static_cast<unsigned>(plan.blocks),
+                                                            static_cast<unsigned>(plan.splits), 1, Block::kThreads,
+                                                            static_cast<unsigned>(plan.shared), stream, plan.args);
 }
 
 template <class Math, Shape kShape, bool kPooledOutput>
 int launch_gathered(const ConvPlan& plan, Stream stream) {
   using Block = ShapeOf<Math, kShape>;
   using Loader = GatherLoader<Math, Block::kThreads, shape_size(kShape).pointwise_rows()>;
-  return launch<implicit_gemm_kernel<Block, Loader, kPooledOutput>>(static_cast<unsigned>(plan.blocks),
-                static_cast<unsigned>(plan.splits), 1, Block::kThreads, static_cast<unsigned>(plan.shared), stream, plan.args);
+  return launch<implicit_gemm_kernel<Block, Loader, kPooledOutput>>(
+      static_cast<unsigned>(plan.blocks), static_cast<unsigned>(plan.splits), 1, Block::kThreads,
+      static_cast<unsigned>(plan.shared), stream, plan.args);
 }
 
 constexpr int rows_of(Shape shape) { return shape_size(shape).pointwise_rows(); }
@@ -36,15 +38,19 @@ int launch_plan(const ConvPlan& plan, Stream stream) {
             return launch_shape<Math, Shape::wide, PointwiseLoader, rows_of(Shape::wide)>(plan, stream);
           return kUnknown;
         case Shape::mid: return launch_shape<Math, Shape::mid, PointwiseLoader, rows_of(Shape::mid)>(plan, stream);
-        case Shape::small: return launch_shape<Math, Shape::small, PointwiseLoader, rows_of(Shape::small)>(plan, stream);
-        case Shape::compact: return launch_shape<Math, Shape::compact, PointwiseLoader, rows_of(Shape::compact)>(plan, stream);
+        case Shape::small:
+          return launch_shape<Math, Shape::small, PointwiseLoader, rows_of(Shape::small)>(plan, stream);
+        case Shape::compact:
+          return launch_shape<Math, Shape::compact, PointwiseLoader, rows_of(Shape::compact)>(plan, stream);
         default: return kUnknown;
       }
     case Load::spatial:
       switch (plan.shape) {
         case Shape::mid: return launch_shape<Math, Shape::mid, SpatialLoader, halo_rows_of(Shape::mid)>(plan, stream);
-        case Shape::narrow: return launch_shape<Math, Shape::narrow, SpatialLoader, halo_rows_of(Shape::narrow)>(plan, stream);
-        case Shape::compact: return launch_shape<Math, Shape::compact, SpatialLoader, halo_rows_of(Shape::compact)>(plan, stream);
+        case Shape::narrow:
+          return launch_shape<Math, Shape::narrow, SpatialLoader, halo_rows_of(Shape::narrow)>(plan, stream);
+        case Shape::compact:
+          return launch_shape<Math, Shape::compact, SpatialLoader, halo_rows_of(Shape::compact)>(plan, stream);
         default: return kUnknown;
       }
     case Load::pooled: return launch_shape<Math, Shape::low, PooledLoader, rows_of(Shape::low)>(plan, stream);
@@ -54,15 +60,17 @@ int launch_plan(const ConvPlan& plan, Stream stream) {
       if (plan.shape == Shape::compact)
         return plan.pooled_output ? launch_gathered<Math, Shape::compact, true>(plan, stream)
                                   : launch_gathered<Math, Shape::compact, false>(plan, stream);
-      return plan.pooled_output ? launch_gathered<Math, Shape::mid, true>(plan, stream) : launch_gathered<Math, Shape::mid, false>(plan, stream);
+      return plan.pooled_output ? launch_gathered<Math, Shape::mid, true>(plan, stream)
+                                : launch_gathered<Math, Shape::mid, false>(plan, stream);
   }
   return kUnknown;
 }
 
 template <class Math>
 Result launch_stationary_math(const StationaryPlan& plan, StreamHandle stream) {
-  return {nullptr, launch<stationary_kernel<Math>>(static_cast<unsigned>(plan.args.grid), 1, 1, kStationaryThreads,
-                                                   static_cast<unsigned>(plan.shared), static_cast<Stream>(stream), plan.args)};
+  return {nullptr,
+          launch<stationary_kernel<Math>>(static_cast<unsigned>(plan.args.grid), 1, 1, kStationaryThreads,
+                                          static_cast<unsigned>(plan.shared), static_cast<Stream>(stream), plan.args)};
 }
 
 template <class Math>

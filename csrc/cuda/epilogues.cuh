@@ -9,15 +9,13 @@ namespace lightops::cuda {
 template <class Math, int kColumns>
 constexpr int kStagedPitch = staged_pitch(kColumns, static_cast<int>(sizeof(typename Math::Store)));
 
-struct alignas(8) FloatPair {
-  float first, second;
-};
+struct alignas(8) FloatPair { float first, second; };
 
 // Accumulators of a warp into the staged tile; `warp_row`, `warp_column` place the warp in the block's tile, `bias` is the table of
 // the block's columns.
 template <class Math, int kColumns, bool kSmooth, class Warp>
-LIGHTOPS_DEVICE void stage_tile_as(unsigned char* staged, const Warp& warp, int warp_row, int warp_column, const float* bias,
-                                   const Activation<Math>& act) {
+LIGHTOPS_DEVICE void stage_tile_as(unsigned char* staged, const Warp& warp, int warp_row, int warp_column,
+                                   const float* bias, const Activation<Math>& act) {
   warp.each_column([&](int n, const auto& each_row) {
     const Vec8 pair = load_shared<Vec8>(bias + warp_column + n);
     unsigned char* const column = staged + (warp_column + n) * static_cast<int>(sizeof(typename Math::Store));
@@ -30,23 +28,22 @@ LIGHTOPS_DEVICE void stage_tile_as(unsigned char* staged, const Warp& warp, int 
   });
 }
 template <class Math, int kColumns, class Warp>
-LIGHTOPS_DEVICE void stage_tile(unsigned char* staged, const Warp& warp, int warp_row, int warp_column, const float* bias,
-                                const Activation<Math>& act) {
-  if (act.smooth)
-    stage_tile_as<Math, kColumns, true>(staged, warp, warp_row, warp_column, bias, act);
-  else
-    stage_tile_as<Math, kColumns, false>(staged, warp, warp_row, warp_column, bias, act);
+LIGHTOPS_DEVICE void stage_tile(unsigned char* staged, const Warp& warp, int warp_row, int warp_column,
+                                const float* bias, const Activation<Math>& act) {
+  if (act.smooth) stage_tile_as<Math, kColumns, true>(staged, warp, warp_row, warp_column, bias, act);
+  else stage_tile_as<Math, kColumns, false>(staged, warp, warp_row, warp_column, bias, act);
 }
 
 // Staged tile to the output slice, residual added. stored(chunk) is called for each chunk of a pixel that is there.
 template <class Math, int kRows, int kColumns, int kThreads, class Stored>
-LIGHTOPS_DEVICE void store_tile(const unsigned char* staged, const View& out, const View& residual, const int* pixels, int image,
-                                int column, const Stored& stored) {
+LIGHTOPS_DEVICE void store_tile(const unsigned char* staged, const View& out, const View& residual, const int* pixels,
+                                int image, int column, const Stored& stored) {
   constexpr int kElements = kChunkElements<Math>, kChunks = kColumns / kElements;
   static_assert(kRows * kChunks % kThreads == 0, "every thread stores the same number of chunks");
   const int n = thread_index() % kChunks * kElements, first = thread_index() / kChunks;
   const bool some = column + n < out.channels;
-  const unsigned char* from = staged + first * kStagedPitch<Math, kColumns> + n * static_cast<int>(sizeof(typename Math::Store));
+  const unsigned char* from =
+      staged + first * kStagedPitch<Math, kColumns> + n * static_cast<int>(sizeof(typename Math::Store));
   constexpr int kStep = kThreads / kChunks;
   if (out.vector && !residual.data) {
     auto* const to = element_out<Math>(out, image * out.image + (some ? column + n : 0));
@@ -78,15 +75,16 @@ LIGHTOPS_DEVICE void store_tile(const unsigned char* staged, const View& out, co
   }
 }
 template <class Math, int kRows, int kColumns, int kThreads>
-LIGHTOPS_DEVICE void store_tile(const unsigned char* staged, const View& out, const View& residual, const int* pixels, int image,
-                                int column) {
+LIGHTOPS_DEVICE void store_tile(const unsigned char* staged, const View& out, const View& residual, const int* pixels,
+                                int image, int column) {
   store_tile<Math, kRows, kColumns, kThreads>(staged, out, residual, pixels, image, column, [](const Vec16&) {});
 }
 
 // Stem: max over pool windows of the staged convolution tile. Windows may hang over the convolution's edge: what lies outside does
 // not count. Max keeps a NaN, as stock max-pooling does.
 template <class Math, int kColumns, int kThreads>
-LIGHTOPS_DEVICE void store_pooled_tile(const unsigned char* staged, const ConvArgs& a, TilePlace conv, int pool_y, int pool_x, int column) {
+LIGHTOPS_DEVICE void store_pooled_tile(const unsigned char* staged, const ConvArgs& a, TilePlace conv, int pool_y,
+                                       int pool_x, int column) {
   constexpr int kElements = kChunkElements<Math>, kChunks = kColumns / kElements;
   const Geometry& g = a.pool;
   for (int index = thread_index(); index < a.pooled_h * a.pooled_w * kChunks; index += kThreads) {
@@ -94,14 +92,16 @@ LIGHTOPS_DEVICE void store_pooled_tile(const unsigned char* staged, const ConvAr
     const int row = divided(r, a.by_pooled_w), py = pool_y + row, px = pool_x + r - row * a.pooled_w;
     const bool on = py < a.out.height && px < a.out.width;
     const int y0 = py * g.stride_h - g.pad_h, x0 = px * g.stride_w - g.pad_w;
-    const unsigned char* const first = staged + ((y0 - conv.y) * a.tile.tile_w + x0 - conv.x) * kStagedPitch<Math, kColumns> +
+    const unsigned char* const first = staged +
+                                       ((y0 - conv.y) * a.tile.tile_w + x0 - conv.x) * kStagedPitch<Math, kColumns> +
                                        n * static_cast<int>(sizeof(typename Math::Store));
     const bool inside = y0 >= 0 && y0 + g.kernel_h <= a.conv_height && x0 >= 0 && x0 + g.kernel_w <= a.conv_width;
     Vec16 best;
     bool any = false;
     for (int ky = 0; ky < g.kernel_h; ++ky)
       for (int kx = 0; kx < g.kernel_w; ++kx) {
-        if (!on || (!inside && (y0 + ky < 0 || y0 + ky >= a.conv_height || x0 + kx < 0 || x0 + kx >= a.conv_width))) continue;
+        if (!on || (!inside && (y0 + ky < 0 || y0 + ky >= a.conv_height || x0 + kx < 0 || x0 + kx >= a.conv_width)))
+          continue;
         const Vec16 v = load_shared<Vec16>(first + (ky * a.tile.tile_w + kx) * kStagedPitch<Math, kColumns>);
 #pragma unroll
         for (int i = 0; i < 4; ++i) best.w[i] = any ? Math::max_word(best.w[i], v.w[i]) : v.w[i];
@@ -114,8 +114,8 @@ LIGHTOPS_DEVICE void store_pooled_tile(const unsigned char* staged, const ConvAr
 
 // Split reduction: raw sums in fp32, [split][output pixel][channel]; a second kernel adds the splits in order.
 template <class Warp>
-LIGHTOPS_DEVICE void store_partial(const Warp& warp, const ConvArgs& a, const int* pixels, int image, int split, int warp_row,
-                                   int warp_column, int column) {
+LIGHTOPS_DEVICE void store_partial(const Warp& warp, const ConvArgs& a, const int* pixels, int image, int split,
+                                   int warp_row, int warp_column, int column) {
   const int64_t first_pixel = (static_cast<int64_t>(split) * a.images + image) * a.out.height * a.out.width;
   const bool even = a.out.channels % 2 == 0;
   warp.each_column([&](int n, const auto& each_row) {

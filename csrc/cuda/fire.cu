@@ -23,10 +23,18 @@ PairProblem problem_of(const FireParams& p) {
   q.first_bias = p.squeeze_bias;
   q.middle = p.squeeze_channels;
   q.outputs = 2;
-  q.output[0] = {slice(p.out, 0, p.expand1_channels, bytes), slice(p.bypass, 0, p.expand1_channels, bytes), p.expand1,
-                 p.expand1_bias, 1, 4};
+  q.output[0] = {slice(p.out, 0, p.expand1_channels, bytes),
+                 slice(p.bypass, 0, p.expand1_channels, bytes),
+                 p.expand1,
+                 p.expand1_bias,
+                 1,
+                 4};
   q.output[1] = {slice(p.out, p.expand1_channels, p.expand3_channels, bytes),
-                 slice(p.bypass, p.expand1_channels, p.expand3_channels, bytes), p.expand3, p.expand3_bias, 9, 0};
+                 slice(p.bypass, p.expand1_channels, p.expand3_channels, bytes),
+                 p.expand3,
+                 p.expand3_bias,
+                 9,
+                 0};
   return q;
 }
 

@@ -13,7 +13,7 @@ struct AverageArgs {
   int act, groups;
 };
 
-constexpr int kColumns = 8;     // 16-byte chunks of channels a block covers: one 128-byte line a pixel
+constexpr int kColumns = 8;  // 16-byte chunks of channels a block covers: one 128-byte line a pixel
 constexpr int kPixelLanes = 32;
 constexpr int kAverageThreads = kColumns * kPixelLanes;
 
@@ -50,12 +50,14 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kAverageThreads, 1) average_kernel(LIGHTO
   }
   auto* const joined = reinterpret_cast<float*>(shared_memory());
 #pragma unroll
-  for (int e = 0; e < kElements; ++e) store_shared(joined + lane * kLanePitch<Math> + e * kElementPitch<Math> + thread_index() % kColumns, sum[e]);
+  for (int e = 0; e < kElements; ++e)
+    store_shared(joined + lane * kLanePitch<Math> + e * kElementPitch<Math> + thread_index() % kColumns, sum[e]);
   sync_threads();
   if (thread_index() < kColumns * kElements) {
     const int column = thread_index() / kElements, e = thread_index() % kElements;
     float total = 0.f;
-    for (int l = 0; l < kPixelLanes; ++l) total += load_shared<float>(joined + l * kLanePitch<Math> + e * kElementPitch<Math> + column);
+    for (int l = 0; l < kPixelLanes; ++l)
+      total += load_shared<float>(joined + l * kLanePitch<Math> + e * kElementPitch<Math> + column);
     const int channel = first + thread_index();
     auto* const out = reinterpret_cast<typename Math::Store*>(a.out) + image * a.out_pitch + channel;
     store_global(out, Math::store(total / static_cast<float>(pixels)), channel < a.x.channels);
@@ -67,7 +69,7 @@ int launch_average(AverageArgs args, int64_t images, StreamHandle stream) {
   constexpr int kElements = kChunkElements<Math>;
   args.groups = static_cast<int>(ceil_div(args.x.channels, kColumns * kElements));
   return launch<average_kernel<Math>>(static_cast<unsigned>(images * args.groups), 1, 1, kAverageThreads,
-                kPixelLanes * kLanePitch<Math> * 4, static_cast<Stream>(stream), args);
+                                      kPixelLanes * kLanePitch<Math> * 4, static_cast<Stream>(stream), args);
 }
 
 int64_t pooled_bytes(const HeadParams& p) {
@@ -98,10 +100,15 @@ Result head_cuda(const HeadParams& p, const Device& device, StreamHandle stream)
   if (p.x.h * p.x.w >= INT64_C(1) << 31 || p.x.h * p.x.w == 0) return {"an image needs 1 to 2^31 - 1 pixels", 0};
   if (p.x.n == 0 || p.x.c == 0) return {};
   const bool has_linear = p.weight != nullptr;
-  AverageArgs args{view_of(p.x, bytes), static_cast<unsigned char*>(has_linear ? p.workspace : p.out),
-                   has_linear ? packed_row(p.x.c, bytes) : p.x.c, static_cast<const float*>(p.scale),
-                   static_cast<const float*>(p.shift), static_cast<int>(p.act), 0};
-  if (p.x.n * ceil_div(p.x.c, kColumns * kChunkBytes / bytes) >= INT64_C(1) << 31) return {"more than 2^31 - 1 blocks", 0};
+  AverageArgs args{view_of(p.x, bytes),
+                   static_cast<unsigned char*>(has_linear ? p.workspace : p.out),
+                   has_linear ? packed_row(p.x.c, bytes) : p.x.c,
+                   static_cast<const float*>(p.scale),
+                   static_cast<const float*>(p.shift),
+                   static_cast<int>(p.act),
+                   0};
+  if (p.x.n * ceil_div(p.x.c, kColumns * kChunkBytes / bytes) >= INT64_C(1) << 31)
+    return {"more than 2^31 - 1 blocks", 0};
   const int error = p.type == DType::f16    ? launch_average<F16>(args, p.x.n, stream)
                     : p.type == DType::bf16 ? launch_average<BF16>(args, p.x.n, stream)
                                             : launch_average<F32>(args, p.x.n, stream);

@@ -27,7 +27,8 @@ struct TileShape {
   // Blocks that should share a multiprocessor, so that one multiplies while another waits: bounds the registers at 128 a thread.
   // Where shared memory holds one block's stages only, that bound would make registers spill for nothing (wide on sm_120).
   static constexpr bool kShares = 2 * kStages * (kM + kN) * kRowBytes <= kSharedBytes;
-  static constexpr int kBlocks = Math::kTensorCore && kThreads < 512 && (kThreads < 256 || kShares) ? 512 / kThreads : 1;
+  static constexpr int kBlocks =
+      Math::kTensorCore && kThreads < 512 && (kThreads < 256 || kShares) ? 512 / kThreads : 1;
   using Warp = WarpMath<Math, kWarpM, kWarpN>;
   static_assert(kM % (kWarpsM * 16) == 0 && kN % (kWarpsN * 16) == 0, "warps tile the block in whole fragments");
   // By value: a static member of class type would have to exist on the device.
@@ -37,8 +38,8 @@ struct TileShape {
 };
 
 template <class Math, Shape kShape>
-using ShapeOf = TileShape<Math, shape_size(kShape).m, shape_size(kShape).n, shape_size(kShape).warps_m, shape_size(kShape).warps_n,
-                          shape_size(kShape).stages>;
+using ShapeOf = TileShape<Math, shape_size(kShape).m, shape_size(kShape).n, shape_size(kShape).warps_m,
+                          shape_size(kShape).warps_n, shape_size(kShape).stages>;
 
 // Copies of the weights: one stage is 128 bytes of the reduction for kN output channels of some taps, zeros past the last channel.
 // Thread t copies chunk t % 8 of the rows t / 8, t / 8 + threads / 8, ...
@@ -47,13 +48,14 @@ struct Weights {
   using Store = typename Block::Math::Store;
   static constexpr int kRows = Block::kThreads / kRowChunks;  // copied at a time
   static constexpr int kCopies = (Block::kN + kRows - 1) / kRows;
-  const Store* row;     // the thread's first, chunk 0 of tap 0
+  const Store* row;  // the thread's first, chunk 0 of tap 0
   int64_t tap_elements;
-  int step_elements;    // to the thread's next row
-  int valid;            // how many of the thread's rows of a tap exist
+  int step_elements;  // to the thread's next row
+  int valid;  // how many of the thread's rows of a tap exist
   int row_elements, k;
 
-  LIGHTOPS_DEVICE Weights(const unsigned char* weight, int row_length, int column, int columns) : row_elements(row_length) {
+  LIGHTOPS_DEVICE Weights(const unsigned char* weight, int row_length, int column, int columns)
+      : row_elements(row_length) {
     const int first = column + thread_index() / kRowChunks;
     k = thread_index() % kRowChunks * kChunkElements<typename Block::Math>;
     valid = Block::kN >= kRows || thread_index() / kRowChunks < Block::kN ? (columns - first + kRows - 1) / kRows : 0;
@@ -72,15 +74,16 @@ struct Weights {
 #pragma unroll
       for (int i = 0; i < kCopies; ++i) {
         const bool on = some && i < valid;
-        if (Block::kN >= kRows || thread_index() / kRowChunks < Block::kN) cp_async16(to + i * kRows * kRowBytes, from + (on ? i * step_elements : 0), on);
+        if (Block::kN >= kRows || thread_index() / kRowChunks < Block::kN)
+          cp_async16(to + i * kRows * kRowBytes, from + (on ? i * step_elements : 0), on);
       }
     }
   }
 };
 
 template <class Block, class Loader>
-LIGHTOPS_DEVICE void accumulate(const ConvArgs& a, Loader& loader, unsigned char* shared, const int* tap_table, int column,
-                                int first_chunk, int last_chunk, typename Block::Warp& warp) {
+LIGHTOPS_DEVICE void accumulate(const ConvArgs& a, Loader& loader, unsigned char* shared, const int* tap_table,
+                                int column, int first_chunk, int last_chunk, typename Block::Warp& warp) {
   using Warp = typename Block::Warp;
   constexpr int kChunkSteps = kRowBytes / kStepBytes;
   const int taps = !Loader::kManyTaps ? 1 : a.geometry.kernel_h * a.geometry.kernel_w;
@@ -104,7 +107,10 @@ LIGHTOPS_DEVICE void accumulate(const ConvArgs& a, Loader& loader, unsigned char
         loader.issue(copy_chunk, shared + (Loader::kManyTaps ? copy_a : copy_b) * stage_bytes);
         copy_a = copy_a + 1 == stages_a ? 0 : copy_a + 1;
       }
-      weights.issue(stages_b + copy_b * stage_bytes_b, copy_tap, !Loader::kManyTaps ? 1 : taps - copy_tap < group ? taps - copy_tap : group,
+      weights.issue(stages_b + copy_b * stage_bytes_b, copy_tap,
+                    !Loader::kManyTaps        ? 1
+                    : taps - copy_tap < group ? taps - copy_tap
+                                              : group,
                     copy_chunk);
       copy_b = copy_b + 1 == Block::kStages ? 0 : copy_b + 1;
       if ((copy_tap += group) >= taps) copy_tap = 0, ++copy_chunk;
@@ -119,7 +125,8 @@ LIGHTOPS_DEVICE void accumulate(const ConvArgs& a, Loader& loader, unsigned char
   int stage_a = 0, stage_b = 0;
 #pragma unroll 1
   for (int chunk = first_chunk; chunk < last_chunk; ++chunk) {
-    unsigned char* const tile = shared + (Loader::kManyTaps ? stage_a : stage_b) * stage_bytes;  // one tap: A and B in step
+    unsigned char* const tile =
+        shared + (Loader::kManyTaps ? stage_a : stage_b) * stage_bytes;  // one tap: A and B in step
     const int steps = a.steps - chunk * kChunkSteps;
 #pragma unroll 1
     for (int first_tap = 0; first_tap < taps; first_tap += group) {
@@ -151,7 +158,8 @@ LIGHTOPS_DEVICE void accumulate(const ConvArgs& a, Loader& loader, unsigned char
 
 // Grid: x = tile * column tiles + column tile (column tiles of one tile run together, so that A comes from L2), y = split.
 template <class Block, class Loader, bool kPooledOutput>
-LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(Block::kThreads, Block::kBlocks) implicit_gemm_kernel(LIGHTOPS_PARAMS(ConvArgs) a) {
+LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(Block::kThreads, Block::kBlocks)
+    implicit_gemm_kernel(LIGHTOPS_PARAMS(ConvArgs) a) {
   using Math = typename Block::Math;
   const Tables tables(shared_memory(), Block::kM, Block::kN);
   unsigned char* const shared = shared_memory() + tables_bytes(Block::kM, Block::kN);
@@ -170,11 +178,11 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(Block::kThreads, Block::kBlocks) implicit
   tables.fill_bias(a.bias, column, a.out.channels, Block::kN, Block::kThreads);
   const int taps = !Loader::kManyTaps ? 1 : a.geometry.kernel_h * a.geometry.kernel_w;
   const int group = !Loader::kManyTaps ? 1 : a.tap_group;
-  if (Loader::kManyTaps) {
-    tables.fill_taps(a.tile, a.geometry, Block::kThreads);
-  }
+  if (Loader::kManyTaps) { tables.fill_taps(a.tile, a.geometry, Block::kThreads); }
   // The tables are read behind the pipeline's first barrier.
-  Loader loader(a, place, shared + stages_bytes(Block::size(), a.tile.slots, (taps + group - 1) / group, group, sizeof(typename Math::Store)));
+  Loader loader(a, place,
+                shared + stages_bytes(Block::size(), a.tile.slots, (taps + group - 1) / group, group,
+                                      sizeof(typename Math::Store)));
 
   const int first = block_y() * a.chunks_per_split;
   const int last = first + a.chunks_per_split < a.chunks ? first + a.chunks_per_split : a.chunks;
@@ -185,20 +193,23 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(Block::kThreads, Block::kBlocks) implicit
     store_partial(sums, a, tables.pixel, place.image, block_y(), Block::warp_row(), Block::warp_column(), column);
     return;
   }
-  stage_tile<Math, Block::kN>(shared, sums, Block::warp_row(), Block::warp_column(), tables.bias, Activation<Math>(a.act));
+  stage_tile<Math, Block::kN>(shared, sums, Block::warp_row(), Block::warp_column(), tables.bias,
+                              Activation<Math>(a.act));
   sync_threads();
   if constexpr (kPooledOutput) {
     store_pooled_tile<Math, Block::kN, Block::kThreads>(shared, a, place, pool_y, pool_x, column);
   } else if (a.moments) {
     using Moments = TileMoments<Math, Block::kN, Block::kThreads>;
-    static_assert(Moments::kBytes <= Block::kM * kStagedPitch<Math, Block::kN>, "the sums take the staged tile's place");
+    static_assert(Moments::kBytes <= Block::kM * kStagedPitch<Math, Block::kN>,
+                  "the sums take the staged tile's place");
     Moments moments(shared);
-    store_tile<Math, Block::kM, Block::kN, Block::kThreads>(shared, a.out, a.residual, tables.pixel, place.image, column,
-                                                            [&](const Vec16& raw) { moments.add(raw); });
+    store_tile<Math, Block::kM, Block::kN, Block::kThreads>(shared, a.out, a.residual, tables.pixel, place.image,
+                                                            column, [&](const Vec16& raw) { moments.add(raw); });
     // The tile's number anew: nothing more than before should live through the pipeline.
     moments.finish(shared, a, (block_x() - column / Block::kN) / a.column_tiles, column);
   } else {
-    store_tile<Math, Block::kM, Block::kN, Block::kThreads>(shared, a.out, a.residual, tables.pixel, place.image, column);
+    store_tile<Math, Block::kM, Block::kN, Block::kThreads>(shared, a.out, a.residual, tables.pixel, place.image,
+                                                            column);
   }
 }
 
@@ -240,8 +251,7 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(256, 1) add_splits_kernel(LIGHTOPS_PARAMS
   const int64_t offset = pixel_offset(a.out, image, pixel);
   const Activation<Math> act(a.act);
   float other[kElements] = {};
-  if (a.residual.data)
-    unpack<Math>(load_chunk<Math>(a.residual, pixel_offset(a.residual, image, pixel), c, on), other);
+  if (a.residual.data) unpack<Math>(load_chunk<Math>(a.residual, pixel_offset(a.residual, image, pixel), c, on), other);
 #pragma unroll
   for (int e = 0; e < kElements; ++e) v[e] += a.bias ? load_global(a.bias + c + e, on && c + e < a.out.channels) : 0.f;
   act.apply(v);

@@ -20,15 +20,9 @@
 
 namespace lightops::cuda {
 
-struct alignas(16) Vec16 {
-  uint32_t w[4];
-};
-struct alignas(8) Vec8 {
-  uint32_t w[2];
-};
-struct Word {
-  uint32_t w[1];
-};
+struct alignas(16) Vec16 { uint32_t w[4]; };
+struct alignas(8) Vec8 { uint32_t w[2]; };
+struct Word { uint32_t w[1]; };
 
 LIGHTOPS_DEVICE int thread_index() { return static_cast<int>(threadIdx.x); }
 LIGHTOPS_DEVICE int block_x() { return static_cast<int>(blockIdx.x); }
@@ -81,11 +75,11 @@ LIGHTOPS_DEVICE float min_nan(float a, float b) {
   asm("min.NaN.f32 %0, %1, %2;" : "=f"(smaller) : "f"(a), "f"(b));
   return smaller;
 }
-#define LIGHTOPS_PAIRWISE(name, instruction)                                       \
-  LIGHTOPS_DEVICE uint32_t name(uint32_t a, uint32_t b) {                          \
-    uint32_t result;                                                               \
-    asm(instruction " %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));               \
-    return result;                                                                 \
+#define LIGHTOPS_PAIRWISE(name, instruction)                         \
+  LIGHTOPS_DEVICE uint32_t name(uint32_t a, uint32_t b) {            \
+    uint32_t result;                                                 \
+    asm(instruction " %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b)); \
+    return result;                                                   \
   }
 LIGHTOPS_PAIRWISE(max_nan_f16x2, "max.NaN.f16x2")
 LIGHTOPS_PAIRWISE(min_nan_f16x2, "min.NaN.f16x2")
@@ -179,10 +173,8 @@ template <class V>
 LIGHTOPS_DEVICE void store_shared(void* address, V value) {
   if constexpr (sizeof(V) == 16)
     *static_cast<uint4*>(address) = make_uint4(value.w[0], value.w[1], value.w[2], value.w[3]);
-  else if constexpr (sizeof(V) == 8)
-    *static_cast<uint2*>(address) = *reinterpret_cast<const uint2*>(&value);
-  else
-    *static_cast<V*>(address) = value;
+  else if constexpr (sizeof(V) == 8) *static_cast<uint2*>(address) = *reinterpret_cast<const uint2*>(&value);
+  else *static_cast<V*>(address) = value;
 }
 
 // --- asynchronous copies: 16 bytes global to shared past L1, zeros where `on` is false --------------------------------
@@ -209,7 +201,7 @@ inline int launch(unsigned gx, unsigned gy, unsigned gz, unsigned threads, unsig
         cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
     if (error != cudaSuccess) return static_cast<int>(error);
   }
-  kKernel<<<dim3(gx, gy, gz), threads, shared, stream>>>(params);
+  kKernel<<<dim3(gx, gy, gz), threads, shared, stream> > >(params);
   return static_cast<int>(cudaGetLastError());
 }
 

@@ -52,9 +52,12 @@ struct HaloLoader {
     }
   }
 
-  LIGHTOPS_DEVICE int channel(int chunk) const { return chunk * kRowElements<Math> + thread_index() % kRowChunks * kElements; }
+  LIGHTOPS_DEVICE int channel(int chunk) const {
+    return chunk * kRowElements<Math> + thread_index() % kRowChunks * kElements;
+  }
   LIGHTOPS_DEVICE unsigned char* mine(unsigned char* stage, int i) const {
-    return stage + tile_offset(thread_index() / kRowChunks, thread_index() % kRowChunks) + i * (kThreads / kRowChunks) * kRowBytes;
+    return stage + tile_offset(thread_index() / kRowChunks, thread_index() % kRowChunks) +
+           i * (kThreads / kRowChunks) * kRowBytes;
   }
 
   LIGHTOPS_DEVICE void start(int) {}
@@ -79,7 +82,8 @@ struct HaloLoader {
 #pragma unroll 1
       for (int e = 0; e < kElements; ++e) {
         const bool on = pixel[i] >= 0 && c + e < args.x.channels;
-        store_shared(mine(stage, i) + e * sizeof(typename Math::Store), load_global(from + (on ? pixel[i] * args.x.pixel + e : 0), on));
+        store_shared(mine(stage, i) + e * sizeof(typename Math::Store),
+                     load_global(from + (on ? pixel[i] * args.x.pixel + e : 0), on));
       }
     }
   }
@@ -134,7 +138,9 @@ struct PooledLoader {
   Vec16 fetched[kMaxRows][4];
 
   LIGHTOPS_DEVICE PooledLoader(const ConvArgs& a, TilePlace place, unsigned char* extra)
-      : args(a), pairs(reinterpret_cast<float*>(extra)), padded(a.chunks * kRowElements<Math>),
+      : args(a),
+        pairs(reinterpret_cast<float*>(extra)),
+        padded(a.chunks * kRowElements<Math>),
         image(element<Math>(a.x, place.image * a.x.image)) {
     stage_scale_shift<Math>(reinterpret_cast<float*>(extra), a.scale, a.shift, a.x.channels, padded, kThreads);
     sync_threads();
@@ -147,7 +153,9 @@ struct PooledLoader {
     }
   }
 
-  LIGHTOPS_DEVICE int channel(int chunk) const { return chunk * kRowElements<Math> + thread_index() % kRowChunks * kElements; }
+  LIGHTOPS_DEVICE int channel(int chunk) const {
+    return chunk * kRowElements<Math> + thread_index() % kRowChunks * kElements;
+  }
 
   LIGHTOPS_DEVICE void start(int chunk) { fetch(chunk); }
   LIGHTOPS_DEVICE void fetch(int chunk) {
@@ -158,7 +166,8 @@ struct PooledLoader {
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
         const bool on = corner[i] >= 0 && chunk < args.chunks;
-        fetched[i][k] = load_chunk<Math>(args.x, first + (on ? corner[i] + k / 2 * args.x.width + k % 2 : 0) * args.x.pixel, c, on);
+        fetched[i][k] =
+            load_chunk<Math>(args.x, first + (on ? corner[i] + k / 2 * args.x.width + k % 2 : 0) * args.x.pixel, c, on);
       }
   }
 
@@ -183,7 +192,8 @@ struct PooledLoader {
       const bool real = corner[i] >= 0 && c < args.x.channels;
 #pragma unroll
       for (int e = 0; e < kElements; ++e) mean[e] = real ? mean[e] * 0.25f : 0.f;
-      store_shared(stage + tile_offset(thread_index() / kRowChunks, thread_index() % kRowChunks) + i * (kThreads / kRowChunks) * kRowBytes,
+      store_shared(stage + tile_offset(thread_index() / kRowChunks, thread_index() % kRowChunks) +
+                       i * (kThreads / kRowChunks) * kRowBytes,
                    pack<Math>(mean));
     }
     fetch(chunk + 1);
@@ -239,19 +249,22 @@ struct GatherLoader {
         bool on;
         const Store* const from = line_of(line, &on);
         on = on && x >= 0 && x < a.x.width;
-        store_shared(copy + line * pitch + at, load_global(from + (on ? x * a.gather_column + at - px * inner : 0), on));
+        store_shared(copy + line * pitch + at,
+                     load_global(from + (on ? x * a.gather_column + at - px * inner : 0), on));
       }
     }
     for (int k = thread_index(); k < padded; k += kThreads) {
       const int tap = k / channels, ky = tap / g.kernel_w, kx = tap - ky * g.kernel_w, c = k - tap * channels;
       const bool real = tap < g.kernel_h * g.kernel_w;
-      store_shared(reinterpret_cast<int*>(extra) + table_place<Math>(k), real ? ky * g.dilation_h * pitch + kx * g.dilation_w * inner + c * plane : -1);
+      store_shared(reinterpret_cast<int*>(extra) + table_place<Math>(k),
+                   real ? ky * g.dilation_h * pitch + kx * g.dilation_w * inner + c * plane : -1);
     }
 #pragma unroll
     for (int i = 0; i < kMaxRows; ++i) {
       const int r = thread_index() / kRowChunks + i * (kThreads / kRowChunks);
       const int row = divided(r, t.by_tile_w);
-      base[i] = phase + (r < t.tile_h * t.tile_w ? row * g.stride_h * pitch + (r - row * t.tile_w) * g.stride_w * inner : 0);
+      base[i] =
+          phase + (r < t.tile_h * t.tile_w ? row * g.stride_h * pitch + (r - row * t.tile_w) * g.stride_w * inner : 0);
     }
     cp_async_wait<0>();
     sync_threads();
@@ -273,10 +286,8 @@ struct GatherLoader {
       for (int i = 0; i < 4; ++i) offset[e + i] = static_cast<int>(raw.w[i]), whole = whole && offset[e + i] >= 0;
     }
     unsigned char* const to = stage + tile_offset(thread_index() / kRowChunks, thread_index() % kRowChunks);
-    if (whole)
-      gather<false>(offset, to);
-    else
-      gather<true>(offset, to);
+    if (whole) gather<false>(offset, to);
+    else gather<true>(offset, to);
   }
 
   // kTail: some of the chunk lie past the reduction and are zero.
@@ -289,10 +300,8 @@ struct GatherLoader {
       for (int e = 0; e < kElements; ++e) {
         const bool off = kTail && offset[e] < 0;
         const Store value = load_shared<Store>(patch + (off ? 0 : base[i] + offset[e]));
-        if constexpr (sizeof(Store) == 4)
-          row.w[e] = off ? 0u : float_to_bits(value);
-        else
-          row.w[e / 2] |= off ? 0u : static_cast<uint32_t>(value) << (e % 2 * 16);
+        if constexpr (sizeof(Store) == 4) row.w[e] = off ? 0u : float_to_bits(value);
+        else row.w[e / 2] |= off ? 0u : static_cast<uint32_t>(value) << (e % 2 * 16);
       }
       store_shared(to + i * (kThreads / kRowChunks) * kRowBytes, row);
     }

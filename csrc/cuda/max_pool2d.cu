@@ -11,7 +11,7 @@ constexpr int kPoolThreads = 256;
 struct PoolArgs {
   View x, out;
   Geometry window;
-  int chunks;       // of 16 bytes a pixel
+  int chunks;  // of 16 bytes a pixel
   int64_t threads;  // chunks of all output pixels
 };
 
@@ -46,8 +46,10 @@ int64_t max_pool2d_cuda_workspace(const MaxPool2dParams&, const Device&) { retur
 Result max_pool2d_cuda(const MaxPool2dParams& p, const Device&, StreamHandle stream) {
   const int bytes = element_bytes(p.type);
   if (bytes == 0) return {"the CUDA kernels take float16, bfloat16 and float32", 0};
-  if (p.x.h * p.x.w >= INT64_C(1) << 31 || p.out.h * p.out.w >= INT64_C(1) << 31) return {"more than 2^31 - 1 pixels an image", 0};
-  PoolArgs a{view_of(p.x, bytes), view_of(p.out, bytes), geometry_of(p.window), packed_row(p.x.c, bytes) * bytes / kChunkBytes, 0};
+  if (p.x.h * p.x.w >= INT64_C(1) << 31 || p.out.h * p.out.w >= INT64_C(1) << 31)
+    return {"more than 2^31 - 1 pixels an image", 0};
+  PoolArgs a{view_of(p.x, bytes), view_of(p.out, bytes), geometry_of(p.window),
+             packed_row(p.x.c, bytes) * bytes / kChunkBytes, 0};
   a.threads = p.out.n * p.out.h * p.out.w * a.chunks;
   const int64_t blocks = ceil_div(a.threads, kPoolThreads);
   if (blocks >= INT64_C(1) << 31) return {"more than 2^31 - 1 blocks", 0};

@@ -38,7 +38,8 @@ struct TileMoments {
   LIGHTOPS_DEVICE void finish(unsigned char* staged, const ConvArgs& a, int part, int column) const {
     using Store = typename Math::Store;
     const int n = thread_index(), c = column + n;
-    const float first = n < kColumns ? Math::load(load_shared<Store>(staged + n * static_cast<int>(sizeof(Store)))) : 0.f;
+    const float first =
+        n < kColumns ? Math::load(load_shared<Store>(staged + n * static_cast<int>(sizeof(Store)))) : 0.f;
     auto* const sums = reinterpret_cast<float*>(staged);
     float* const counts = sums + 2 * kElements * kPitch;
     sync_threads();  // every thread has stored its rows

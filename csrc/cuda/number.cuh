@@ -91,10 +91,8 @@ LIGHTOPS_DEVICE void unpack(const Vec& raw, float (&v)[kCount]) {
   static_assert(kCount * sizeof(typename Math::Store) == sizeof(Vec), "as many values as the vector holds");
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
-    if constexpr (sizeof(typename Math::Store) == 4)
-      v[i] = bits_to_float(raw.w[i]);
-    else
-      v[i] = Math::load(static_cast<uint16_t>(raw.w[i / 2] >> (i % 2 * 16)));
+    if constexpr (sizeof(typename Math::Store) == 4) v[i] = bits_to_float(raw.w[i]);
+    else v[i] = Math::load(static_cast<uint16_t>(raw.w[i / 2] >> (i % 2 * 16)));
   }
 }
 
@@ -103,10 +101,8 @@ LIGHTOPS_DEVICE void pack(const float (&v)[kCount], Vec& raw) {
   static_assert(kCount * sizeof(typename Math::Store) == sizeof(Vec), "as many values as the vector holds");
 #pragma unroll
   for (int i = 0; i < static_cast<int>(sizeof(Vec) / 4); ++i) {
-    if constexpr (sizeof(typename Math::Store) == 4)
-      raw.w[i] = float_to_bits(v[i]);
-    else
-      raw.w[i] = Math::store_pair(v[2 * i], v[2 * i + 1]);
+    if constexpr (sizeof(typename Math::Store) == 4) raw.w[i] = float_to_bits(v[i]);
+    else raw.w[i] = Math::store_pair(v[2 * i], v[2 * i + 1]);
   }
 }
 template <class Math>
@@ -124,14 +120,20 @@ struct Activation {
   bool smooth, silu;
 
   explicit LIGHTOPS_DEVICE Activation(int code)
-      : low(code == 1 || code == 2 ? 0u : Math::kInfinity | (sizeof(typename Math::Store) == 4 ? 0x80000000u : 0x80008000u)),
+      : low(code == 1 || code == 2 ? 0u
+                                   : Math::kInfinity | (sizeof(typename Math::Store) == 4 ? 0x80000000u : 0x80008000u)),
         high(code == 2 ? Math::kSix : Math::kInfinity),
         smooth(code >= 3),
         silu(code == 4) {}
 
   LIGHTOPS_DEVICE float gated(float v) const {
     const float gate = v + 3.f;
-    return silu ? v * reciprocal_approx(1.f + exp_approx(-v)) : v * (gate < 0.f ? 0.f : gate > 6.f ? 6.f : gate) * (1.f / 6.f);
+    return silu ? v * reciprocal_approx(1.f + exp_approx(-v))
+                : v *
+                      (gate < 0.f   ? 0.f
+                       : gate > 6.f ? 6.f
+                                    : gate) *
+                      (1.f / 6.f);
   }
   LIGHTOPS_DEVICE uint32_t clamp(uint32_t word) const { return Math::min_word(Math::max_word(word, low), high); }
 
@@ -150,10 +152,8 @@ struct Activation {
   }
   template <class Vec, int kCount>
   LIGHTOPS_DEVICE void pack(float (&v)[kCount], Vec& raw) const {
-    if (smooth)
-      pack_as<true>(v, raw);
-    else
-      pack_as<false>(v, raw);
+    if (smooth) pack_as<true>(v, raw);
+    else pack_as<false>(v, raw);
   }
   // In fp32, for sums of activated values.
   template <int kCount>

@@ -6,7 +6,8 @@
 namespace lightops::cuda {
 namespace {
 
-constexpr int64_t kIndexLimit = INT64_C(1) << 31;  // images, pixels of an image, channels and blocks are 32-bit in the kernels
+constexpr int64_t kIndexLimit = INT64_C(1)
+                                << 31;  // images, pixels of an image, channels and blocks are 32-bit in the kernels
 // Below this many 128-byte chunks a split leaves a block less work than its start and the second kernel cost.
 constexpr int kChunksPerSplit = 2;
 // Weights of a whole row of the window share a stage where three such stages leave room for the halo.
@@ -56,8 +57,10 @@ void plan_tiles(ConvPlan& plan, const ConvProblem& p, const Device& device, int 
     const auto choose = [&](int tap_group) {
       a.tap_group = tap_group;
       groups = static_cast<int>(ceil_div(taps, tap_group));
-      const int fixed = pipeline_bytes(size, 0, groups, tap_group), a_slot = pipeline_bytes(size, 1, groups, tap_group) - fixed;
-      const TileLimits limits{size.m, std::min(size.max_slots(), (device.shared_limit - tables - extra - fixed) / a_slot), true};
+      const int fixed = pipeline_bytes(size, 0, groups, tap_group),
+                a_slot = pipeline_bytes(size, 1, groups, tap_group) - fixed;
+      const TileLimits limits{
+          size.m, std::min(size.max_slots(), (device.shared_limit - tables - extra - fixed) / a_slot), true};
       return choose_tile(limits, a.geometry, a.out.height, a.out.width, &a.tile);
     };
     if (!(whole_row && choose(a.geometry.kernel_w)) && !choose(1)) {
@@ -74,7 +77,8 @@ void plan_tiles(ConvPlan& plan, const ConvProblem& p, const Device& device, int 
     a.pooled_w = std::min(side, a.out.width);
     a.by_pooled_w = reciprocal(a.pooled_w);
     a.tile = {};
-    place_pixels(a.tile, conv(a.pooled_h, q.kernel_h, q.stride_h), conv(a.pooled_w, q.kernel_w, q.stride_w), size.m, a.geometry);
+    place_pixels(a.tile, conv(a.pooled_h, q.kernel_h, q.stride_h), conv(a.pooled_w, q.kernel_w, q.stride_w), size.m,
+                 a.geometry);
     if (a.tile.tile_h * a.tile.tile_w > size.m) {
       plan.refusal = "one pool window is larger than the tile";
       return;
@@ -93,7 +97,8 @@ void plan_tiles(ConvPlan& plan, const ConvProblem& p, const Device& device, int 
   if (plan.load == Load::gathered) {
     // A line may start anywhere in its first chunk.
     const int inner = p.planar ? 1 : a.x.channels, elements = kChunkBytes / p.element_bytes;
-    a.gather_pitch = static_cast<int>(ceil_div(a.tile.halo_w * inner + (a.x.vector ? elements - 1 : 0), elements)) * elements;
+    a.gather_pitch =
+        static_cast<int>(ceil_div(a.tile.halo_w * inner + (a.x.vector ? elements - 1 : 0), elements)) * elements;
     const int64_t patch = INT64_C(1) * a.tile.halo_h * (p.planar ? a.x.channels : 1) * a.gather_pitch * p.element_bytes;
     if (patch > device.shared_limit) {
       plan.refusal = "the input under a tile of windows does not fit shared memory";
@@ -108,11 +113,11 @@ void plan_tiles(ConvPlan& plan, const ConvProblem& p, const Device& device, int 
 
 }  // namespace
 
-int element_bytes(DType type) {
-  return type == DType::f32 ? 4 : type == DType::f16 || type == DType::bf16 ? 2 : 0;
-}
+int element_bytes(DType type) { return type == DType::f32 ? 4 : type == DType::f16 || type == DType::bf16 ? 2 : 0; }
 
-int packed_row(int64_t depth, int bytes) { return static_cast<int>(ceil_div(depth, kChunkBytes / bytes) * (kChunkBytes / bytes)); }
+int packed_row(int64_t depth, int bytes) {
+  return static_cast<int>(ceil_div(depth, kChunkBytes / bytes) * (kChunkBytes / bytes));
+}
 
 View view_of(const Nhwc& t, int bytes) {
   View v{};
@@ -129,8 +134,9 @@ View view_of(const Nhwc& t, int bytes) {
 }
 
 Geometry geometry_of(const Window& w) {
-  return {static_cast<int>(w.kernel[0]),  static_cast<int>(w.kernel[1]),  static_cast<int>(w.stride[0]),   static_cast<int>(w.stride[1]),
-          static_cast<int>(w.padding[0]), static_cast<int>(w.padding[1]), static_cast<int>(w.dilation[0]), static_cast<int>(w.dilation[1])};
+  return {static_cast<int>(w.kernel[0]),   static_cast<int>(w.kernel[1]),  static_cast<int>(w.stride[0]),
+          static_cast<int>(w.stride[1]),   static_cast<int>(w.padding[0]), static_cast<int>(w.padding[1]),
+          static_cast<int>(w.dilation[0]), static_cast<int>(w.dilation[1])};
 }
 
 ConvPlan plan_conv(const ConvProblem& p, const Device& device) {
@@ -171,8 +177,9 @@ ConvPlan plan_conv(const ConvProblem& p, const Device& device) {
   a.gather_row = p.planar ? p.x.w : p.x.w * p.x.pixel;
   if (p.gathered) {
     const int elements = kChunkBytes / p.element_bytes;
-    a.x.vector = (p.planar || p.x.pixel == p.x.c) && a.gather_row % elements == 0 && (p.x.n <= 1 || p.x.image % elements == 0) &&
-                 (!p.planar || (p.x.h * p.x.w) % elements == 0) && reinterpret_cast<std::uintptr_t>(p.x.data) % kChunkBytes == 0;
+    a.x.vector = (p.planar || p.x.pixel == p.x.c) && a.gather_row % elements == 0 &&
+                 (p.x.n <= 1 || p.x.image % elements == 0) && (!p.planar || (p.x.h * p.x.w) % elements == 0) &&
+                 reinterpret_cast<std::uintptr_t>(p.x.data) % kChunkBytes == 0;
   }
   if (p.pooled) {
     a.pool = geometry_of(p.pool);
@@ -180,7 +187,8 @@ ConvPlan plan_conv(const ConvProblem& p, const Device& device) {
     a.conv_width = static_cast<int>(p.window.out(1, p.x.w));
   }
   if (plan.load == Load::pointwise) {
-    const bool whole = dense_images(p.x) && dense_images(p.out) && dense_images(p.residual) && p.x.n * p.x.h * p.x.w < kIndexLimit;
+    const bool whole =
+        dense_images(p.x) && dense_images(p.out) && dense_images(p.residual) && p.x.n * p.x.h * p.x.w < kIndexLimit;
     if (whole) a.images = 1;
     flatten(a.x, p.x, whole);
     flatten(a.out, p.out, whole);
@@ -199,10 +207,8 @@ ConvPlan plan_conv(const ConvProblem& p, const Device& device) {
       ConvPlan trial = plan;
       trial.shape = shape;
       plan_tiles(trial, p, device, extra);
-      if (trial.refusal == nullptr && trial.shared <= device.shared_limit)
-        best = trial;
-      else if (best.refusal && trial.refusal)
-        best.refusal = trial.refusal;
+      if (trial.refusal == nullptr && trial.shared <= device.shared_limit) best = trial;
+      else if (best.refusal && trial.refusal) best.refusal = trial.refusal;
       if (best.refusal == nullptr && best.blocks >= device.multiprocessors) break;
     }
     if (best.refusal == nullptr || shapes.size() == 1) return best;
@@ -213,14 +219,13 @@ ConvPlan plan_conv(const ConvProblem& p, const Device& device) {
   };
   switch (plan.load) {
     case Load::pointwise:
-      plan = half && a.out.channels > 64 ? choose({Shape::wide, Shape::mid, Shape::small}) : choose({Shape::mid, Shape::small});
+      plan = half && a.out.channels > 64 ? choose({Shape::wide, Shape::mid, Shape::small})
+                                         : choose({Shape::mid, Shape::small});
       break;
     case Load::spatial:
       plan = a.out.channels <= 32 ? choose({Shape::narrow, Shape::compact}) : choose({Shape::mid, Shape::compact});
       break;
-    case Load::pooled:
-      plan = choose({Shape::low});
-      break;
+    case Load::pooled: plan = choose({Shape::low}); break;
     default:
       // Pools overlap: 256 rows hold 7x7 pools of 3x3 at stride 2 with 15% of their pixels computed twice, 128 rows 5x5 with 21%.
       plan = half && p.pooled ? choose({Shape::tall, Shape::mid}) : choose({Shape::mid, Shape::compact});
@@ -243,9 +248,10 @@ ConvPlan plan_conv(const ConvProblem& p, const Device& device) {
 
 StationaryPlan plan_stationary(const ConvProblem& p, const Device& device) {
   StationaryPlan plan;
-  const bool possible = p.element_bytes == 2 && p.out.c <= kStationaryN && p.scale == nullptr && p.pre_act == Act::none &&
-                        p.residual.data == nullptr && !p.average_pool && !p.gathered && !p.pooled && p.window.stride[0] == 1 &&
-                        p.window.stride[1] == 1 && p.window.kernel[0] * p.window.kernel[1] <= kMaxTaps;
+  const bool possible = p.element_bytes == 2 && p.out.c <= kStationaryN && p.scale == nullptr &&
+                        p.pre_act == Act::none && p.residual.data == nullptr && !p.average_pool && !p.gathered &&
+                        !p.pooled && p.window.stride[0] == 1 && p.window.stride[1] == 1 &&
+                        p.window.kernel[0] * p.window.kernel[1] <= kMaxTaps;
   if (!possible) return plan;
   StationaryArgs& s = plan.args;
   s.conv = plan_conv(p, device).args;
@@ -254,13 +260,16 @@ StationaryPlan plan_stationary(const ConvProblem& p, const Device& device) {
   const int taps = a.geometry.kernel_h * a.geometry.kernel_w;
   const int fixed = tables_bytes(kStationaryM, kStationaryN) + kStationaryM * kStationaryN * 4 +
                     a.chunks * taps * kStationaryN * kRowBytes;
-  const int slots = std::min((device.shared_limit - fixed) / (kStationaryStages * kRowBytes), kStationaryRows * kStationaryThreads / kRowChunks);
-  if (slots <= 0 || !choose_tile({kStationaryM, slots, true}, a.geometry, a.out.height, a.out.width, &a.tile)) return plan;
+  const int slots = std::min((device.shared_limit - fixed) / (kStationaryStages * kRowBytes),
+                             kStationaryRows * kStationaryThreads / kRowChunks);
+  if (slots <= 0 || !choose_tile({kStationaryM, slots, true}, a.geometry, a.out.height, a.out.width, &a.tile))
+    return plan;
   s.tile_images = 1;
   if (a.tile.tiles_y == 1 && a.tile.tiles_x == 1) {
     a.tile = halo_tile(a.out.height, a.out.width, a.geometry, true);
     a.tile.tiles_y = a.tile.tiles_x = 1;
-    s.tile_images = std::max(1, std::min({kStationaryM / (a.out.height * a.out.width), slots / a.tile.slots, a.images}));
+    s.tile_images =
+        std::max(1, std::min({kStationaryM / (a.out.height * a.out.width), slots / a.tile.slots, a.images}));
   }
   s.image_slots = a.tile.slots;
   a.tile.slots *= s.tile_images;

@@ -17,9 +17,9 @@ struct ConvPlan {
   ConvArgs args{};
   bool pooled_output = false;
   int splits = 1;
-  int64_t blocks = 0;       // grid x
-  int shared = 0;           // bytes
-  int64_t workspace = 0;    // bytes
+  int64_t blocks = 0;  // grid x
+  int shared = 0;  // bytes
+  int64_t workspace = 0;  // bytes
 };
 
 View view_of(const Nhwc& tensor, int element_bytes);
@@ -45,9 +45,9 @@ struct ConvProblem {
   const void *weight = nullptr, *bias = nullptr;
   Act act = Act::none;
   bool average_pool = false;  // transition: 2x2 average of the activated input first
-  bool gathered = false;      // weight is packed [O][kh * kw * C]
-  bool planar = false;        // x is NCHW (gathered only)
-  bool pooled = false;        // stem: max-pool behind the convolution
+  bool gathered = false;  // weight is packed [O][kh * kw * C]
+  bool planar = false;  // x is NCHW (gathered only)
+  bool pooled = false;  // stem: max-pool behind the convolution
   Window pool;
   // Training: where the kernel leaves statistics of the output (ConvArgs::moments), of as many tiles as conv_parts says.
   float *moments = nullptr, *counts = nullptr;

@@ -20,7 +20,8 @@ bool try_pair(PairPlan& plan, PairShape shape, const PairProblem& p, const Devic
   const int out_h = a.group[0].out.height, out_w = a.group[0].out.width;
   if (p.first == First::depthwise) {
     const int rows = a.chunks * s.m * kRowBytes, left = device.shared_limit - tables - rows;
-    const int slots = std::min(left / (2 * kRowBytes) - taps, depthwise_halo_rows(s.threads()) * s.threads() / kRowChunks);
+    const int slots =
+        std::min(left / (2 * kRowBytes) - taps, depthwise_halo_rows(s.threads()) * s.threads() / kRowChunks);
     if (!choose_tile({s.m, slots, true}, a.first.geometry, out_h, out_w, &a.tile)) return false;
     // As many stages as the ring and the staged output leave room for anyway, two at least.
     const int stage = (a.tile.slots + taps) * kRowBytes;
@@ -37,7 +38,8 @@ bool try_pair(PairPlan& plan, PairShape shape, const PairProblem& p, const Devic
     rows.tile_w = rows.halo_w = rows.sub_pitch = rows.pitch = a.tile.halo_w;
     set_reciprocals(rows);
     const int pairs = a.first.scale ? a.first.chunks * (kRowBytes / p.element_bytes) * 8 : 0;
-    plan.shared = tables + a.chunks * rows.slots * kRowBytes + std::max(ring + staged, pipeline_of_first(s, rows.slots) + pairs);
+    plan.shared =
+        tables + a.chunks * rows.slots * kRowBytes + std::max(ring + staged, pipeline_of_first(s, rows.slots) + pairs);
     if (plan.shared > device.shared_limit) return false;
   }
   plan.shape = shape;
@@ -56,7 +58,8 @@ PairPlan plan_pair(const PairProblem& p, const Device& device) {
   PairPlan plan;
   ResidentArgs& a = plan.args;
   const PairOutput& main = p.output[0];
-  if (p.x.h * p.x.w >= INT64_C(1) << 31 || main.out.h * main.out.w >= INT64_C(1) << 31 || p.x.c >= 65536 || p.x.n >= 1 << 30) {
+  if (p.x.h * p.x.w >= INT64_C(1) << 31 || main.out.h * main.out.w >= INT64_C(1) << 31 || p.x.c >= 65536 ||
+      p.x.n >= 1 << 30) {
     plan.refusal = "more than 2^31 - 1 pixels an image, or 65535 channels";
     return plan;
   }
@@ -108,7 +111,8 @@ PairPlan plan_pair(const PairProblem& p, const Device& device) {
       if (fits && plan.blocks >= device.multiprocessors) break;
       if (shape == PairShape::deep128 && p.element_bytes == 4) continue;  // not built: it would spill
       const PairPlan before = plan;
-      const bool fit = try_pair(plan, shape, p, device) && (shape != PairShape::pixels128 || plan.shared * 2 + 2048 <= device.shared_limit);
+      const bool fit = try_pair(plan, shape, p, device) &&
+                       (shape != PairShape::pixels128 || plan.shared * 2 + 2048 <= device.shared_limit);
       if (!fit) plan = before;
       fits = fits || fit;
     }
@@ -116,7 +120,8 @@ PairPlan plan_pair(const PairProblem& p, const Device& device) {
   } else {
     const bool narrow = p.middle <= 32;
     const PairShape shape = p.element_bytes == 2 ? narrow ? PairShape::fire32 : PairShape::fire64
-                                                 : narrow ? PairShape::fire32_wide : PairShape::fire64_wide;
+                            : narrow             ? PairShape::fire32_wide
+                                                 : PairShape::fire64_wide;
     fits = try_pair(plan, shape, p, device);
     if (!fits) plan.refusal = "the squeeze tile does not fit shared memory";
   }

@@ -38,10 +38,12 @@ struct DepthwiseProducer {
 
   // Channels `pair` and pair + 1 of a 16-byte chunk of a row.
   static LIGHTOPS_DEVICE void read_pair(const unsigned char* stage, int row, int chunk, int pair, float (&v)[2]) {
-    typename PairOf<Math>::Type raw = load_shared<typename PairOf<Math>::Type>(stage + tile_offset(row, chunk) + pair * static_cast<int>(sizeof(Store)));
+    typename PairOf<Math>::Type raw = load_shared<typename PairOf<Math>::Type>(stage + tile_offset(row, chunk) +
+                                                                               pair * static_cast<int>(sizeof(Store)));
     unpack<Math>(raw, v);
   }
-  static LIGHTOPS_DEVICE void write_pair(unsigned char* out, int row, int chunk, int pair, float (&v)[2], const Activation<Math>& act) {
+  static LIGHTOPS_DEVICE void write_pair(unsigned char* out, int row, int chunk, int pair, float (&v)[2],
+                                         const Activation<Math>& act) {
     typename PairOf<Math>::Type raw;
     act.pack(v, raw);
     store_shared(out + tile_offset(row, chunk) + pair * static_cast<int>(sizeof(Store)), raw);
@@ -52,8 +54,8 @@ struct DepthwiseProducer {
   }
 
   // One output pixel, two channels, tap by tap.
-  static LIGHTOPS_DEVICE void sum_pair(const ConvArgs& f, const unsigned char* stage, int taps, const int* shifts, int slot, int chunk, int pair,
-                                       float (&v)[2]) {
+  static LIGHTOPS_DEVICE void sum_pair(const ConvArgs& f, const unsigned char* stage, int taps, const int* shifts,
+                                       int slot, int chunk, int pair, float (&v)[2]) {
 #pragma unroll 1
     for (int tap = 0; tap < taps; ++tap) {
       float x[2], w[2];
@@ -65,8 +67,8 @@ struct DepthwiseProducer {
   }
 
   // Any window and type: a thread takes a pair of channels of a pixel.
-  static LIGHTOPS_DEVICE void convolve(const ConvArgs& f, const unsigned char* stage, int taps, const int* shifts, int first_channel,
-                                       unsigned char* out) {
+  static LIGHTOPS_DEVICE void convolve(const ConvArgs& f, const unsigned char* stage, int taps, const int* shifts,
+                                       int first_channel, unsigned char* out) {
     constexpr int kPairs = kRowBytes / static_cast<int>(sizeof(Store)) / 2;
     const Activation<Math> act(f.act);
     const int pair = thread_index() % kPairs * 2, chunk = pair / kElements, in_chunk = pair % kElements;
@@ -82,8 +84,8 @@ struct DepthwiseProducer {
   // On the tensor cores. A warp takes one 16-byte chunk of channels and the pixels 16 at a time; chunks past the last channel are not
   // shared out.
   template <int kTaps>
-  static LIGHTOPS_DEVICE void convolve_diagonal(const ConvArgs& f, const unsigned char* stage, const int* shifts, int first_channel,
-                                                unsigned char* out) {
+  static LIGHTOPS_DEVICE void convolve_diagonal(const ConvArgs& f, const unsigned char* stage, const int* shifts,
+                                                int first_channel, unsigned char* out) {
     constexpr int kPairs = (kTaps + 1) / 2, kWarps = Block::kThreads / 32;
     const Activation<Math> act(f.act);
     const int lane = thread_index() % 32, warp = thread_index() / 32, left = f.x.channels - first_channel;
@@ -99,7 +101,9 @@ struct DepthwiseProducer {
         const int tap = 2 * p + half;
         weight[p][half] = 0;
         if (tap < kTaps && column / 2 == lane % 4)
-          weight[p][half] = static_cast<uint32_t>(load_shared<Store>(stage + tile_offset(f.tile.slots + tap, chunk) + column * 2)) << (column % 2 * 16);
+          weight[p][half] =
+              static_cast<uint32_t>(load_shared<Store>(stage + tile_offset(f.tile.slots + tap, chunk) + column * 2))
+              << (column % 2 * 16);
       }
       const int mine = 2 * p + lane / 16;
       shift[p] = load_shared<int>(shifts + (mine < kTaps ? mine : kTaps - 1));
@@ -131,8 +135,8 @@ struct DepthwiseProducer {
     }
   }
 
-  static LIGHTOPS_DEVICE void fill(const ResidentArgs& a, TilePlace place, const Tables& tables, unsigned char* resident,
-                                   unsigned char* scratch) {
+  static LIGHTOPS_DEVICE void fill(const ResidentArgs& a, TilePlace place, const Tables& tables,
+                                   unsigned char* resident, unsigned char* scratch) {
     const ConvArgs& f = a.first;
     const Geometry& g = f.geometry;
     const int taps = g.kernel_h * g.kernel_w;
@@ -143,12 +147,9 @@ struct DepthwiseProducer {
     tables.fill_taps(f.tile, g, Block::kThreads);
     int here = 0;
     for (int chunk = 0; chunk < f.chunks; ++chunk) {
-      if (stages == 4)
-        cp_async_wait<2>();
-      else if (stages == 3)
-        cp_async_wait<1>();
-      else
-        cp_async_wait<0>();
+      if (stages == 4) cp_async_wait<2>();
+      else if (stages == 3) cp_async_wait<1>();
+      else cp_async_wait<0>();
       sync_threads();
       const int ahead = here == 0 ? stages - 1 : here - 1;  // the stage of the chunk before
       issue(f, loader, chunk + stages - 1, taps, scratch + ahead * stage_bytes);
@@ -181,8 +182,8 @@ struct SqueezeProducer {
   using Loader = PointwiseLoader<Math, First::kThreads, rows_a_thread(First::kM, First::kThreads)>;
   static_assert(First::kThreads == Block::kThreads, "both products use the same warps");
 
-  static LIGHTOPS_DEVICE void fill(const ResidentArgs& a, TilePlace place, const Tables& tables, unsigned char* resident,
-                                   unsigned char* scratch) {
+  static LIGHTOPS_DEVICE void fill(const ResidentArgs& a, TilePlace place, const Tables& tables,
+                                   unsigned char* resident, unsigned char* scratch) {
     const ConvArgs& f = a.first;
     const TilePlace halo{place.image, place.y - a.geometry.pad_h, place.x - a.geometry.pad_w};
     tables.fill_pixels(f.tile, halo, f.x.height, f.x.width, First::kM, First::kThreads);

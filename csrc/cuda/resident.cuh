@@ -18,7 +18,12 @@ struct WeightStream {
   Weights<Block> weights;
 
   LIGHTOPS_DEVICE WeightStream(const ResidentArgs& args, unsigned char* r, int first, int last)
-      : a(args), ring(r), unit(first), last_unit(last), stage_bytes(args.tap_group * Block::kN * kRowBytes), weights(of_unit()) {}
+      : a(args),
+        ring(r),
+        unit(first),
+        last_unit(last),
+        stage_bytes(args.tap_group * Block::kN * kRowBytes),
+        weights(of_unit()) {}
 
   LIGHTOPS_DEVICE Weights<Block> of_unit() {
     const bool second = unit >= a.group[0].column_tiles;
@@ -46,7 +51,8 @@ struct WeightStream {
 // Grid: x = spatial tile, y = a share of the column tiles (more than one only where the grid would leave the chip idle: each
 // share fills the tile again).
 template <class Block, class Producer>
-LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(Block::kThreads, Producer::kBlocks) resident_kernel(LIGHTOPS_PARAMS(ResidentArgs) a) {
+LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(Block::kThreads, Producer::kBlocks)
+    resident_kernel(LIGHTOPS_PARAMS(ResidentArgs) a) {
   using Math = typename Block::Math;
   using Warp = typename Block::Warp;
   constexpr int kChunkSteps = kRowBytes / kStepBytes;
@@ -96,15 +102,18 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(Block::kThreads, Producer::kBlocks) resid
           int shifted[Warp::kLaneRows];
 #pragma unroll
           for (int i = 0; i < Warp::kLaneRows; ++i) shifted[i] = rows[i] + shift;
-          sums.multiply(resident + chunk * rows_bytes, shifted, ring + stage * stage_bytes + (tap - first_tap) * Block::kN * kRowBytes,
-                        Block::warp_column(), a.steps - chunk * kChunkSteps);
+          sums.multiply(resident + chunk * rows_bytes, shifted,
+                        ring + stage * stage_bytes + (tap - first_tap) * Block::kN * kRowBytes, Block::warp_column(),
+                        a.steps - chunk * kChunkSteps);
         }
         stage = stage + 1 == Block::kStages ? 0 : stage + 1;
       }
     sync_threads();  // the bias; and nobody stores the last unit any more
-    stage_tile<Math, Block::kN>(staged, sums, Block::warp_row(), Block::warp_column(), tables.bias, Activation<Math>(a.act));
+    stage_tile<Math, Block::kN>(staged, sums, Block::warp_row(), Block::warp_column(), tables.bias,
+                                Activation<Math>(a.act));
     sync_threads();
-    store_tile<Math, Block::kM, Block::kN, Block::kThreads>(staged, g.out, g.residual, tables.pixel, place.image, column);
+    store_tile<Math, Block::kM, Block::kN, Block::kThreads>(staged, g.out, g.residual, tables.pixel, place.image,
+                                                            column);
   }
   cp_async_wait<0>();
 }

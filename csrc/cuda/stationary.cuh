@@ -27,7 +27,8 @@ struct Stationary {
 #pragma unroll
       for (int i = 0; i < kRows; ++i) {
         const int slot = thread_index() / kRowChunks + i * (Block::kThreads / kRowChunks);
-        const int image = slot / s.image_slots, rest = slot - image * s.image_slots, y = divided(rest, t.by_pitch), x = rest - y * t.pitch;
+        const int image = slot / s.image_slots, rest = slot - image * s.image_slots, y = divided(rest, t.by_pitch),
+                  x = rest - y * t.pitch;
         at[i] = slot < t.slots && x < t.halo_w ? image << 20 | y << 10 | x : -1;
       }
     }
@@ -40,7 +41,8 @@ struct Stationary {
     return p;
   }
 
-  static LIGHTOPS_DEVICE void issue(const StationaryArgs& s, const Places& places, TilePlace place, int chunk, unsigned char* stage) {
+  static LIGHTOPS_DEVICE void issue(const StationaryArgs& s, const Places& places, TilePlace place, int chunk,
+                                    unsigned char* stage) {
     const ConvArgs& a = s.conv;
     const int c = chunk * kRowElements<Math> + thread_index() % kRowChunks * kChunkElements<Math>;
     const bool some = c < a.x.channels;
@@ -74,12 +76,14 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kStationaryThreads, 1) stationary_kernel(
   const int stage_bytes = t.slots * kRowBytes;
   // Of each warp: what it hands to its partner (half of its sums), later its 16 rows of output; nobody else needs a barrier for them.
   constexpr int kHanded = 32 * kStationaryN * S::kWarpM / 64 * 4;
-  const int warp = thread_index() / 32, lane = thread_index() % 32, half = warp / S::kRowWarps, warp_row = warp % S::kRowWarps * S::kWarpM;
+  const int warp = thread_index() / 32, lane = thread_index() % 32, half = warp / S::kRowWarps,
+            warp_row = warp % S::kRowWarps * S::kWarpM;
   unsigned char* const handed = ring + Block::kStages * stage_bytes;
   unsigned char* const mine = handed + (warp ^ S::kRowWarps) * kHanded;
 
   const Weights<Block> source(a.weight, a.row_elements, 0, a.out.channels);
-  for (int chunk = 0; chunk < a.chunks; ++chunk) source.issue(weights + chunk * taps * Block::kN * kRowBytes, 0, taps, chunk);
+  for (int chunk = 0; chunk < a.chunks; ++chunk)
+    source.issue(weights + chunk * taps * Block::kN * kRowBytes, 0, taps, chunk);
   tables.fill_taps(t, a.geometry, Block::kThreads);
   tables.fill_bias(a.bias, 0, a.out.channels, Block::kN, Block::kThreads);
   // Of every output row: where it lies in a tile, as the halo's places.
@@ -185,7 +189,9 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kStationaryThreads, 1) stationary_kernel(
       const int image = place.image + (at >> 20), y = place.y + (at >> 10 & 1023), x = place.x + (at & 1023);
       const bool on = at >= 0 && image < a.images && y < a.out.height && x < a.out.width;
       store_chunk<Math>(a.out, on ? pixel_offset(a.out, image, y * a.out.width + x) : 0, n,
-                        load_shared<Vec16>(mine + r * kStagedPitch<Math, Block::kN> + n * static_cast<int>(sizeof(typename Math::Store))), on);
+                        load_shared<Vec16>(mine + r * kStagedPitch<Math, Block::kN> +
+                                           n * static_cast<int>(sizeof(typename Math::Store))),
+                        on);
     }
   }
   cp_async_wait<0>();

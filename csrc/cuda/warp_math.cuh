@@ -35,23 +35,24 @@ struct WarpMath {
   // `first` on. A and B are whole rows of shared memory, and the swizzle moves chunks within a row, so that the address of step s is
   // that of step 0 with two bits turned over: one instruction for each fragment.
   template <int kSteps = kRowBytes / kStepBytes>
-  LIGHTOPS_DEVICE void multiply(const unsigned char* a, const int (&rows)[kLaneRows], const unsigned char* b, int first_column, int steps,
-                                int first = 0) {
+  LIGHTOPS_DEVICE void multiply(const unsigned char* a, const int (&rows)[kLaneRows], const unsigned char* b,
+                                int first_column, int steps, int first = 0) {
     const int lane = thread_index() % 32;
     unsigned char* const base = shared_memory();
     int at_a[kLaneRows], at_b[Math::kTensorCore ? kTilesN / 2 : 1];
     if constexpr (Math::kTensorCore) {
 #pragma unroll
-      for (int m = 0; m < kTilesM; ++m) at_a[m] = (static_cast<int>(a - base) + tile_offset(rows[m], lane / 16)) ^ first * kStepBytes;
+      for (int m = 0; m < kTilesM; ++m)
+        at_a[m] = (static_cast<int>(a - base) + tile_offset(rows[m], lane / 16)) ^ first * kStepBytes;
 #pragma unroll
       for (int n = 0; n < kTilesN / 2; ++n)
-        at_b[n] = (static_cast<int>(b - base) + tile_offset(first_column + n * 16 + lane % 8 + lane / 16 * 8, lane / 8 % 2)) ^ first * kStepBytes;
+        at_b[n] =
+            (static_cast<int>(b - base) + tile_offset(first_column + n * 16 + lane % 8 + lane / 16 * 8, lane / 8 % 2)) ^
+            first * kStepBytes;
     }
     const auto step = [&](int s) {
-      if constexpr (Math::kTensorCore)
-        step_fragments(base, at_a, at_b, s);
-      else
-        step_scalars(a, rows, b, first_column, first + s);
+      if constexpr (Math::kTensorCore) step_fragments(base, at_a, at_b, s);
+      else step_scalars(a, rows, b, first_column, first + s);
     };
     if (steps >= kSteps) {
 #pragma unroll
@@ -93,7 +94,8 @@ struct WarpMath {
     }
   }
 
-  LIGHTOPS_DEVICE void step_scalars(const unsigned char* a, const int (&rows)[kLaneRows], const unsigned char* b, int first_column, int s) {
+  LIGHTOPS_DEVICE void step_scalars(const unsigned char* a, const int (&rows)[kLaneRows], const unsigned char* b,
+                                    int first_column, int s) {
     const int lane = thread_index() % 32;
 #pragma unroll
     for (int chunk = 2 * s; chunk < 2 * s + 2; ++chunk) {

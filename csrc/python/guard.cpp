@@ -14,7 +14,8 @@ struct Names {
   PyObject* data_ptr = PyUnicode_InternFromString("data_ptr");
   PyObject* version = PyUnicode_InternFromString("_version");
   PyObject* hooks[4] = {PyUnicode_InternFromString("_forward_hooks"), PyUnicode_InternFromString("_forward_pre_hooks"),
-                        PyUnicode_InternFromString("_backward_hooks"), PyUnicode_InternFromString("_backward_pre_hooks")};
+                        PyUnicode_InternFromString("_backward_hooks"),
+                        PyUnicode_InternFromString("_backward_pre_hooks")};
 };
 
 const Names& names() {
@@ -82,10 +83,26 @@ bool sample_holds(PyObject* e) {
   const char* word = static_cast<const char*>(view->buf) + PyLong_AsSsize_t(item(e, 1)) * view->itemsize;
   const long long want = PyLong_AsLongLong(item(e, 2));
   switch (view->itemsize) {
-    case 8: { int64_t v; memcpy(&v, word, 8); return v == want; }
-    case 4: { int32_t v; memcpy(&v, word, 4); return v == want; }
-    case 2: { int16_t v; memcpy(&v, word, 2); return v == want; }
-    default: { uint8_t v; memcpy(&v, word, 1); return v == want; }
+    case 8: {
+      int64_t v;
+      memcpy(&v, word, 8);
+      return v == want;
+    }
+    case 4: {
+      int32_t v;
+      memcpy(&v, word, 4);
+      return v == want;
+    }
+    case 2: {
+      int16_t v;
+      memcpy(&v, word, 2);
+      return v == want;
+    }
+    default: {
+      uint8_t v;
+      memcpy(&v, word, 1);
+      return v == want;
+    }
   }
 }
 

@@ -92,5 +92,6 @@ PYBIND11_MODULE(_C, m) {
       py::arg("links"), py::arg("attributes"), py::arg("tensors"), py::arg("absent"), py::arg("samples"),
       "Whether all entries of a lightops.modules._guard.Guard hold.");
   m.def("packed_numel", &packed_numel, py::arg("out_channels"), py::arg("in_channels"), py::arg("kh"), py::arg("kw"),
-        py::arg("algo"), py::arg("pairs") = false, "Elements of a packed convolution weight (the size of pack_conv2d's result).");
+        py::arg("algo"), py::arg("pairs") = false,
+        "Elements of a packed convolution weight (the size of pack_conv2d's result).");
 }

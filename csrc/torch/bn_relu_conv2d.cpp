@@ -5,8 +5,9 @@
 namespace lightops {
 namespace binding {
 
-Tensor bn_relu_conv2d(Tensor x, OptionalTensor scale, OptionalTensor shift, int64_t pre_act, Tensor w, OptionalTensor bias,
-                      int64_t out_channels, Ints kernel, Ints stride, Ints padding, Ints dilation, int64_t act, int64_t algo) {
+Tensor bn_relu_conv2d(Tensor x, OptionalTensor scale, OptionalTensor shift, int64_t pre_act, Tensor w,
+                      OptionalTensor bias, int64_t out_channels, Ints kernel, Ints stride, Ints padding, Ints dilation,
+                      int64_t act, int64_t algo) {
   const char* op = "bn_relu_conv2d";
   BnReluConv2dParams p;
   p.x = image_of(op, "x", x);
@@ -14,7 +15,8 @@ Tensor bn_relu_conv2d(Tensor x, OptionalTensor scale, OptionalTensor shift, int6
   p.window = window_of(op, kernel, stride, padding, dilation);
   check_fits(op, p.window, p.x);
   p.algo = algo_of(op, algo, p.window);
-  STD_TORCH_CHECK(scale.has_value() == shift.has_value(), "lightops::", op, ": give both 'scale' and 'shift' or neither");
+  STD_TORCH_CHECK(scale.has_value() == shift.has_value(), "lightops::", op,
+                  ": give both 'scale' and 'shift' or neither");
   p.scale = data_of(op, "scale", scale, p.type, p.x.c);
   p.shift = data_of(op, "shift", shift, p.type, p.x.c);
   p.pre_act = act_of(op, "pre_act", pre_act);

@@ -48,7 +48,8 @@ inline ScalarType compute_type(DType type) { return type == DType::f64 ? ScalarT
 
 // A 4-D tensor with channels innermost, rows of pixels dense; pixels may be wider than the channels.
 inline Nhwc layout_of(const char* op, const char* name, const Tensor& t) {
-  STD_TORCH_CHECK(t.dim() == 4, "lightops::", op, ": '", name, "' has shape ", shape_of(t), "; want 4 dimensions [N, C, H, W]");
+  STD_TORCH_CHECK(t.dim() == 4, "lightops::", op, ": '", name, "' has shape ", shape_of(t),
+                  "; want 4 dimensions [N, C, H, W]");
   Nhwc v;
   v.data = t.data_ptr();
   v.n = t.size(0);
@@ -60,9 +61,9 @@ inline Nhwc layout_of(const char* op, const char* name, const Tensor& t) {
   v.image = v.n > 1 ? t.stride(0) : v.h * v.w * v.pixel;
   const bool ok = (v.c <= 1 || t.stride(1) == 1) && v.pixel >= v.c && (v.h <= 1 || t.stride(2) == v.w * v.pixel) &&
                   (v.n <= 1 || v.image >= v.h * v.w * v.pixel);
-  STD_TORCH_CHECK(ok || t.numel() == 0, "lightops::", op, ": '", name, "' must have its channels innermost (channels_last, ",
-                  "or a channel slice of it), got shape ", shape_of(t), " with strides ", t.stride(0), ", ", t.stride(1), ", ",
-                  t.stride(2), ", ", t.stride(3));
+  STD_TORCH_CHECK(ok || t.numel() == 0, "lightops::", op, ": '", name,
+                  "' must have its channels innermost (channels_last, ", "or a channel slice of it), got shape ",
+                  shape_of(t), " with strides ", t.stride(0), ", ", t.stride(1), ", ", t.stride(2), ", ", t.stride(3));
   return v;
 }
 inline Nhwc image_of(const char* op, const char* name, const Tensor& t) {
@@ -83,9 +84,9 @@ inline void check_size(const char* op, const char* name, const Tensor& t, std::i
 
 inline const void* dense_of(const char* op, const char* name, const Tensor& t, ScalarType type, int64_t elements) {
   const char* wanted = type == ScalarType::Double ? "float64" : type == ScalarType::Float ? "float32" : "bfloat16";
-  STD_TORCH_CHECK(t.is_cpu() && t.is_contiguous() && t.scalar_type() == type && t.numel() == elements, "lightops::", op, ": '",
-                  name, "' must be a contiguous CPU tensor of ", wanted, " with ", elements, " elements, got ", t.numel(),
-                  " elements of scalar type ", int(t.scalar_type()));
+  STD_TORCH_CHECK(t.is_cpu() && t.is_contiguous() && t.scalar_type() == type && t.numel() == elements, "lightops::", op,
+                  ": '", name, "' must be a contiguous CPU tensor of ", wanted, " with ", elements, " elements, got ",
+                  t.numel(), " elements of scalar type ", int(t.scalar_type()));
   return t.data_ptr();
 }
 
@@ -100,8 +101,9 @@ inline const void* data_of(const char* op, const char* name, const OptionalTenso
 // Whether an op's convolution weights, of which `w` is one, are packed in pairs of bfloat16: then all of them must be.
 inline bool pairs_of(const char* op, const char* name, const Tensor& w, DType type) {
   const bool pairs = type == DType::bf16 && w.scalar_type() == ScalarType::BFloat16;
-  STD_TORCH_CHECK(!pairs || isa_reads_pairs(), "lightops::", op, ": '", name, "' is packed in pairs of bfloat16, which the ",
-                  isa_name(), " kernels do not read; they want it packed where they run");
+  STD_TORCH_CHECK(!pairs || isa_reads_pairs(), "lightops::", op, ": '", name,
+                  "' is packed in pairs of bfloat16, which the ", isa_name(),
+                  " kernels do not read; they want it packed where they run");
   return pairs;
 }
 inline bool pairs_of(const char* op, const char* name, const OptionalTensor& w, DType type) {
@@ -109,10 +111,11 @@ inline bool pairs_of(const char* op, const char* name, const OptionalTensor& w, 
 }
 
 // The packed weight of a dense convolution (pack_conv2d).
-inline const void* weight_of(const char* op, const char* name, const Tensor& w, DType type, bool pairs, int64_t out, int64_t in,
-                             int64_t kh = 1, int64_t kw = 1, Algo algo = Algo::direct) {
-  STD_TORCH_CHECK(!pairs || (in % 2 == 0 && algo == Algo::direct), "lightops::", op, ": '", name, "' is packed in pairs of ",
-                  "bfloat16, for an even number of input channels and algo 0; got ", in, " channels and algo ", int(algo));
+inline const void* weight_of(const char* op, const char* name, const Tensor& w, DType type, bool pairs, int64_t out,
+                             int64_t in, int64_t kh = 1, int64_t kw = 1, Algo algo = Algo::direct) {
+  STD_TORCH_CHECK(!pairs || (in % 2 == 0 && algo == Algo::direct), "lightops::", op, ": '", name,
+                  "' is packed in pairs of ", "bfloat16, for an even number of input channels and algo 0; got ", in,
+                  " channels and algo ", int(algo));
   return dense_of(op, name, w, pairs ? ScalarType::BFloat16 : compute_type(type),
                   packed_numel(out, in, kh, kw, int(algo), pairs));
 }
@@ -126,9 +129,10 @@ inline Act act_of(const char* op, const char* name, int64_t code) {
 inline Algo algo_of(const char* op, int64_t code, const Window& w) {
   STD_TORCH_CHECK(code == 0 || code == 2 || code == 4, "lightops::", op, ": 'algo' is ", code,
                   "; want 0 (direct), 2 or 4 (Winograd tile)");
-  const bool fits = w.kernel[0] == 3 && w.kernel[1] == 3 && w.stride[0] == 1 && w.stride[1] == 1 && w.dilation[0] == 1 &&
-                    w.dilation[1] == 1;
-  STD_TORCH_CHECK(code == 0 || fits, "lightops::", op, ": Winograd (algo ", code, ") needs a 3x3 kernel, stride 1, dilation 1");
+  const bool fits = w.kernel[0] == 3 && w.kernel[1] == 3 && w.stride[0] == 1 && w.stride[1] == 1 &&
+                    w.dilation[0] == 1 && w.dilation[1] == 1;
+  STD_TORCH_CHECK(code == 0 || fits, "lightops::", op, ": Winograd (algo ", code,
+                  ") needs a 3x3 kernel, stride 1, dilation 1");
   return Algo(code);
 }
 
@@ -138,7 +142,8 @@ inline void pair_of(const char* op, const char* name, const Ints& v, int64_t lea
   out[0] = v[0];
   out[1] = v[1];
 }
-inline Window window_of(const char* op, const Ints& kernel, const Ints& stride, const Ints& padding, const Ints& dilation) {
+inline Window window_of(const char* op, const Ints& kernel, const Ints& stride, const Ints& padding,
+                        const Ints& dilation) {
   Window w;
   pair_of(op, "kernel", kernel, 1, w.kernel);
   pair_of(op, "stride", stride, 1, w.stride);
@@ -155,9 +160,7 @@ inline int64_t pooled_size(int64_t in, int64_t kernel, int64_t stride, int64_t p
 }
 
 // Rows and columns of a max-pool's output; `w` has no dilation.
-struct PooledSize {
-  int64_t h, w;
-};
+struct PooledSize { int64_t h, w; };
 inline PooledSize check_pool(const char* op, const Window& w, const Nhwc& x, bool ceil_mode) {
   int64_t size[2];
   for (int axis = 0; axis < 2; ++axis) {

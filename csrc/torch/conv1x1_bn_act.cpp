@@ -5,7 +5,8 @@
 namespace lightops {
 namespace binding {
 
-Tensor conv1x1_bn_act(Tensor x, Tensor w, OptionalTensor bias, int64_t out_channels, int64_t act, OptionalTensor residual) {
+Tensor conv1x1_bn_act(Tensor x, Tensor w, OptionalTensor bias, int64_t out_channels, int64_t act,
+                      OptionalTensor residual) {
   const char* op = "conv1x1_bn_act";
   Conv1x1BnActParams p;
   p.x = image_of(op, "x", x);
@@ -16,7 +17,8 @@ Tensor conv1x1_bn_act(Tensor x, Tensor w, OptionalTensor bias, int64_t out_chann
   p.act = act_of(op, "act", act);
   if (residual.has_value()) {
     check_size(op, "residual", *residual, {p.x.n, out_channels, p.x.h, p.x.w});
-    STD_TORCH_CHECK(residual->scalar_type() == x.scalar_type(), "lightops::", op, ": 'residual' and 'x' differ in type");
+    STD_TORCH_CHECK(residual->scalar_type() == x.scalar_type(), "lightops::", op,
+                    ": 'residual' and 'x' differ in type");
     p.residual = image_of(op, "residual", *residual);
   }
   Tensor out = new_image(p.x.n, out_channels, p.x.h, p.x.w, x.scalar_type());

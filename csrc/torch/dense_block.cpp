@@ -10,9 +10,9 @@ namespace {
 void fill(const char* op, const std::vector<Tensor>& params, int64_t in_channels, int64_t growth, int64_t bottleneck,
           int64_t algo, DType type, DenseBlockParams* p, std::vector<DenseLayerWeights>* weights) {
   const size_t each = bottleneck > 0 ? 5 : 3;
-  STD_TORCH_CHECK(in_channels > 0 && growth > 0 && bottleneck >= 0 && params.size() % each == 0, "lightops::", op, ": got ",
-                  params.size(), " parameter tensors, ", in_channels, " input channels, growth ", growth, ", bottleneck ",
-                  bottleneck, "; want ", each, " tensors a layer");
+  STD_TORCH_CHECK(in_channels > 0 && growth > 0 && bottleneck >= 0 && params.size() % each == 0, "lightops::", op,
+                  ": got ", params.size(), " parameter tensors, ", in_channels, " input channels, growth ", growth,
+                  ", bottleneck ", bottleneck, "; want ", each, " tensors a layer");
   Window three;
   three.kernel[0] = three.kernel[1] = 3;
   p->type = type;
@@ -68,8 +68,8 @@ Tensor dense_block(Tensor x, std::vector<Tensor> params, int64_t growth, int64_t
   return buffer;
 }
 
-void dense_block_inplace(Tensor buffer, std::vector<Tensor> params, int64_t in_channels, int64_t growth, int64_t bottleneck,
-                         int64_t algo) {
+void dense_block_inplace(Tensor buffer, std::vector<Tensor> params, int64_t in_channels, int64_t growth,
+                         int64_t bottleneck, int64_t algo) {
   const char* op = "dense_block_";
   DenseBlockParams p;
   std::vector<DenseLayerWeights> weights;
@@ -82,7 +82,8 @@ void dense_block_inplace(Tensor buffer, std::vector<Tensor> params, int64_t in_c
 
 STABLE_TORCH_LIBRARY_FRAGMENT(lightops, m) {
   m.def("dense_block(Tensor x, Tensor[] params, int growth, int bottleneck, int algo) -> Tensor");
-  m.def("dense_block_(Tensor(a!) buffer, Tensor[] params, int in_channels, int growth, int bottleneck, int algo) -> ()");
+  m.def(
+      "dense_block_(Tensor(a!) buffer, Tensor[] params, int in_channels, int growth, int bottleneck, int algo) -> ()");
 }
 STABLE_TORCH_LIBRARY_IMPL(lightops, CPU, m) {
   m.impl("dense_block", TORCH_BOX(&dense_block));

@@ -5,9 +5,9 @@
 namespace lightops {
 namespace binding {
 
-Tensor depthwise_pointwise(Tensor x, Tensor dw, OptionalTensor dw_bias, Ints kernel, Ints stride, Ints padding, Ints dilation,
-                           int64_t dw_act, Tensor pw, OptionalTensor pw_bias, int64_t out_channels, int64_t pw_act,
-                           OptionalTensor residual) {
+Tensor depthwise_pointwise(Tensor x, Tensor dw, OptionalTensor dw_bias, Ints kernel, Ints stride, Ints padding,
+                           Ints dilation, int64_t dw_act, Tensor pw, OptionalTensor pw_bias, int64_t out_channels,
+                           int64_t pw_act, OptionalTensor residual) {
   const char* op = "depthwise_pointwise";
   DepthwisePointwiseParams p;
   p.x = image_of(op, "x", x);
@@ -24,7 +24,8 @@ Tensor depthwise_pointwise(Tensor x, Tensor dw, OptionalTensor dw_bias, Ints ker
   const int64_t h = p.window.out(0, p.x.h), w = p.window.out(1, p.x.w);
   if (residual.has_value()) {
     check_size(op, "residual", *residual, {p.x.n, out_channels, h, w});
-    STD_TORCH_CHECK(residual->scalar_type() == x.scalar_type(), "lightops::", op, ": 'residual' and 'x' differ in type");
+    STD_TORCH_CHECK(residual->scalar_type() == x.scalar_type(), "lightops::", op,
+                    ": 'residual' and 'x' differ in type");
     p.residual = image_of(op, "residual", *residual);
   }
   Tensor out = new_image(p.x.n, out_channels, h, w, x.scalar_type());
@@ -38,7 +39,8 @@ Tensor depthwise_pointwise(Tensor x, Tensor dw, OptionalTensor dw_bias, Ints ker
 
 STABLE_TORCH_LIBRARY_FRAGMENT(lightops, m) {
   m.def(
-      "depthwise_pointwise(Tensor x, Tensor dw, Tensor? dw_bias, int[] kernel, int[] stride, int[] padding, int[] dilation, "
+      "depthwise_pointwise(Tensor x, Tensor dw, Tensor? dw_bias, int[] kernel, int[] stride, int[] padding, int[] "
+      "dilation, "
       "int dw_act, Tensor pw, Tensor? pw_bias, int out_channels, int pw_act, Tensor? residual) -> Tensor");
 }
 STABLE_TORCH_LIBRARY_IMPL(lightops, CPU, m) { m.impl("depthwise_pointwise", TORCH_BOX(&depthwise_pointwise)); }

@@ -5,8 +5,8 @@
 namespace lightops {
 namespace binding {
 
-Tensor fire(Tensor x, Tensor sq, OptionalTensor sq_bias, int64_t squeeze, Tensor e1, OptionalTensor e1_bias, int64_t expand1,
-            Tensor e3, OptionalTensor e3_bias, int64_t expand3, int64_t algo, OptionalTensor bypass) {
+Tensor fire(Tensor x, Tensor sq, OptionalTensor sq_bias, int64_t squeeze, Tensor e1, OptionalTensor e1_bias,
+            int64_t expand1, Tensor e3, OptionalTensor e3_bias, int64_t expand3, int64_t algo, OptionalTensor bypass) {
   const char* op = "fire";
   FireParams p;
   p.x = image_of(op, "x", x);

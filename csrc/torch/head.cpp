@@ -5,13 +5,14 @@
 namespace lightops {
 namespace binding {
 
-Tensor head(Tensor x, OptionalTensor scale, OptionalTensor shift, int64_t act, OptionalTensor fc, OptionalTensor fc_bias,
-            int64_t out_features) {
+Tensor head(Tensor x, OptionalTensor scale, OptionalTensor shift, int64_t act, OptionalTensor fc,
+            OptionalTensor fc_bias, int64_t out_features) {
   const char* op = "head";
   HeadParams p;
   p.x = image_of(op, "x", x);
   p.type = dtype_of(op, "x", x);
-  STD_TORCH_CHECK(scale.has_value() == shift.has_value(), "lightops::", op, ": give both 'scale' and 'shift' or neither");
+  STD_TORCH_CHECK(scale.has_value() == shift.has_value(), "lightops::", op,
+                  ": give both 'scale' and 'shift' or neither");
   p.scale = data_of(op, "scale", scale, p.type, p.x.c);
   p.shift = data_of(op, "shift", shift, p.type, p.x.c);
   p.act = act_of(op, "act", act);

@@ -27,11 +27,13 @@ Tensor inverted_residual(Tensor x, Tensor ex, OptionalTensor ex_bias, int64_t hi
   p.residual = residual;
   const int64_t h = p.window.out(0, p.x.h), w = p.window.out(1, p.x.w);
   STD_TORCH_CHECK(!residual || (h == p.x.h && w == p.x.w && out_channels == p.x.c), "lightops::", op,
-                  ": the residual adds x of shape ", shape_of(x), " to an output of ", out_channels, " channels, ", h, " x ", w);
+                  ": the residual adds x of shape ", shape_of(x), " to an output of ", out_channels, " channels, ", h,
+                  " x ", w);
   Tensor out = new_image(p.x.n, out_channels, h, w, x.scalar_type());
   if (out.numel() == 0) return out;
   p.out = image_of(op, "out", out);
-  p.parallel = parallel_for_work(p.x.n * hidden * (p.x.h * p.x.w * p.x.c + h * w * (out_channels + kernel[0] * kernel[1])));
+  p.parallel =
+      parallel_for_work(p.x.n * hidden * (p.x.h * p.x.w * p.x.c + h * w * (out_channels + kernel[0] * kernel[1])));
   p.workspace = workspace(inverted_residual_workspace(p));
   inverted_residual_cpu(p);
   return out;
@@ -40,7 +42,8 @@ Tensor inverted_residual(Tensor x, Tensor ex, OptionalTensor ex_bias, int64_t hi
 STABLE_TORCH_LIBRARY_FRAGMENT(lightops, m) {
   m.def(
       "inverted_residual(Tensor x, Tensor ex, Tensor? ex_bias, int hidden, int ex_act, Tensor dw, Tensor? dw_bias, "
-      "int[] kernel, int[] stride, int[] padding, int dw_act, Tensor pw, Tensor? pw_bias, int out_channels, bool residual) "
+      "int[] kernel, int[] stride, int[] padding, int dw_act, Tensor pw, Tensor? pw_bias, int out_channels, bool "
+      "residual) "
       "-> Tensor");
 }
 STABLE_TORCH_LIBRARY_IMPL(lightops, CPU, m) { m.impl("inverted_residual", TORCH_BOX(&inverted_residual)); }

@@ -10,14 +10,15 @@ const double* scale_of(const char* op, const OptionalTensor& scale, int64_t chan
   if (!scale.has_value()) return nullptr;
   STD_TORCH_CHECK(scale->is_cpu() && scale->is_contiguous() && scale->scalar_type() == ScalarType::Double &&
                       scale->numel() == channels,
-                  "lightops::", op, ": 'scale' must be a contiguous CPU tensor of float64 with ", channels, " elements, got ",
-                  scale->numel(), " elements of scalar type ", int(scale->scalar_type()));
+                  "lightops::", op, ": 'scale' must be a contiguous CPU tensor of float64 with ", channels,
+                  " elements, got ", scale->numel(), " elements of scalar type ", int(scale->scalar_type()));
   return static_cast<const double*>(scale->data_ptr());
 }
 
 template <class P> void fill(const char* op, const Tensor& weight, const OptionalTensor& scale, P* p) {
   STD_TORCH_CHECK(weight.is_cpu(), "lightops::", op, ": 'weight' is not on the CPU");
-  STD_TORCH_CHECK(weight.dim() == 4, "lightops::", op, ": 'weight' has shape ", shape_of(weight), "; want 4 dimensions");
+  STD_TORCH_CHECK(weight.dim() == 4, "lightops::", op, ": 'weight' has shape ", shape_of(weight),
+                  "; want 4 dimensions");
   p->weight = weight.data_ptr();
   p->weight_type = dtype_of(op, "weight", weight);
   p->kh = weight.size(2);
@@ -42,8 +43,9 @@ Tensor pack_conv2d(Tensor weight, OptionalTensor scale, int64_t algo, bool pairs
   w.kernel[0] = p.kh;
   w.kernel[1] = p.kw;
   p.algo = algo_of("pack_conv2d", algo, w);
-  STD_TORCH_CHECK(!pairs || (algo == 0 && p.packed_type == DType::f32), "lightops::pack_conv2d: 'pairs' are of bfloat16 and direct, ",
-                  "got algo ", algo, " and a weight of scalar type ", int(weight.scalar_type()));
+  STD_TORCH_CHECK(!pairs || (algo == 0 && p.packed_type == DType::f32),
+                  "lightops::pack_conv2d: 'pairs' are of bfloat16 and direct, ", "got algo ", algo,
+                  " and a weight of scalar type ", int(weight.scalar_type()));
   if (pairs) p.packed_type = DType::bf16;
   Tensor packed = new_packed(packed_numel(p.out, p.in, p.kh, p.kw, int(algo), pairs), p.packed_type);
   p.packed = packed.data_ptr();
@@ -54,7 +56,8 @@ Tensor pack_conv2d(Tensor weight, OptionalTensor scale, int64_t algo, bool pairs
 Tensor pack_depthwise(Tensor weight, OptionalTensor scale) {
   PackDepthwiseParams p;
   fill("pack_depthwise", weight, scale, &p);
-  STD_TORCH_CHECK(weight.size(1) == 1, "lightops::pack_depthwise: 'weight' has shape ", shape_of(weight), "; want [C, 1, kh, kw]");
+  STD_TORCH_CHECK(weight.size(1) == 1, "lightops::pack_depthwise: 'weight' has shape ", shape_of(weight),
+                  "; want [C, 1, kh, kw]");
   p.channels = weight.size(0);
   const int64_t size[3] = {ceil_div(p.channels, kGroup), p.kh * p.kw, kGroup};
   Tensor packed = torch::stable::empty({size, 3}, compute_type(p.packed_type));

@@ -11,7 +11,8 @@ TransitionParams fill(const char* op, const Tensor& x, const Tensor& scale, cons
   TransitionParams p;
   p.x = image_of(op, "x", x);
   p.type = dtype_of(op, "x", x);
-  STD_TORCH_CHECK(p.x.h >= 2 && p.x.w >= 2, "lightops::", op, ": 'x' has shape ", shape_of(x), "; a 2x2 pool needs 2 rows and 2 columns");
+  STD_TORCH_CHECK(p.x.h >= 2 && p.x.w >= 2, "lightops::", op, ": 'x' has shape ", shape_of(x),
+                  "; a 2x2 pool needs 2 rows and 2 columns");
   p.scale = data_of(op, "scale", scale, p.type, p.x.c);
   p.shift = data_of(op, "shift", shift, p.type, p.x.c);
   p.pairs = pairs_of(op, "w", w, p.type);

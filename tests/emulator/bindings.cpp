@@ -32,27 +32,32 @@ STABLE_TORCH_LIBRARY(lightops, m) {
   m.def("pack_depthwise(Tensor weight, Tensor? scale) -> Tensor");
   m.def(
       "inverted_residual(Tensor x, Tensor ex, Tensor? ex_bias, int hidden, int ex_act, Tensor dw, Tensor? dw_bias, "
-      "int[] kernel, int[] stride, int[] padding, int dw_act, Tensor pw, Tensor? pw_bias, int out_channels, bool residual) "
+      "int[] kernel, int[] stride, int[] padding, int dw_act, Tensor pw, Tensor? pw_bias, int out_channels, bool "
+      "residual) "
       "-> Tensor");
   m.def("conv1x1_bn_act(Tensor x, Tensor w, Tensor? bias, int out_channels, int act, Tensor? residual) -> Tensor");
   m.def(
       "bn_relu_conv2d(Tensor x, Tensor? scale, Tensor? shift, int pre_act, Tensor w, Tensor? bias, int out_channels, "
       "int[] kernel, int[] stride, int[] padding, int[] dilation, int act, int algo) -> Tensor");
   m.def(
-      "depthwise_pointwise(Tensor x, Tensor dw, Tensor? dw_bias, int[] kernel, int[] stride, int[] padding, int[] dilation, "
+      "depthwise_pointwise(Tensor x, Tensor dw, Tensor? dw_bias, int[] kernel, int[] stride, int[] padding, int[] "
+      "dilation, "
       "int dw_act, Tensor pw, Tensor? pw_bias, int out_channels, int pw_act, Tensor? residual) -> Tensor");
   m.def(
       "fire(Tensor x, Tensor sq, Tensor? sq_bias, int squeeze, Tensor e1, Tensor? e1_bias, int expand1, Tensor e3, "
       "Tensor? e3_bias, int expand3, int algo, Tensor? bypass) -> Tensor");
   m.def("dense_block(Tensor x, Tensor[] params, int growth, int bottleneck, int algo) -> Tensor");
-  m.def("dense_block_(Tensor(a!) buffer, Tensor[] params, int in_channels, int growth, int bottleneck, int algo) -> ()");
+  m.def(
+      "dense_block_(Tensor(a!) buffer, Tensor[] params, int in_channels, int growth, int bottleneck, int algo) -> ()");
   m.def("transition(Tensor x, Tensor scale, Tensor shift, Tensor w, Tensor? bias, int out_channels) -> Tensor");
   m.def("transition_out(Tensor x, Tensor scale, Tensor shift, Tensor w, Tensor? bias, Tensor(a!) out) -> ()");
   m.def(
-      "stem(Tensor x, Tensor w, Tensor? bias, int out_channels, int[] kernel, int[] stride, int[] padding, int act, int[] pool) "
+      "stem(Tensor x, Tensor w, Tensor? bias, int out_channels, int[] kernel, int[] stride, int[] padding, int act, "
+      "int[] pool) "
       "-> Tensor");
   m.def(
       "stem_out(Tensor x, Tensor w, Tensor? bias, int[] kernel, int[] stride, int[] padding, int act, int[] pool, "
       "Tensor(a!) out) -> ()");
-  m.def("head(Tensor x, Tensor? scale, Tensor? shift, int act, Tensor? fc, Tensor? fc_bias, int out_features) -> Tensor");
+  m.def(
+      "head(Tensor x, Tensor? scale, Tensor? shift, int act, Tensor? fc, Tensor? fc_bias, int out_features) -> Tensor");
 }

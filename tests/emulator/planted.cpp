@@ -126,23 +126,21 @@ void barrier_after_exit(Memory) {
   sync_threads();
 }
 void two_barrier_lines(Memory) {
-  if (t() < 32)
-    sync_threads();
-  else
-    sync_threads();
+  if (t() < 32) sync_threads();
+  else sync_threads();
 }
 void shuffle_in_a_branch(Memory) {
   if (t() % 2) shuffle_xor(1.f, 1);
 }
 void mixed_collectives(Memory) {
-  if (t() % 2)
-    shuffle_xor(1.f, 1);
-  else
-    sync_warp();
+  if (t() % 2) shuffle_xor(1.f, 1);
+  else sync_warp();
 }
 
 void strided(Memory m) { store_global(m.out + t(), load_global(m.in + t() % 32 * 8)); }
-void bank_conflict(Memory) { store_shared(shared_floats() + t() % 32 * 8, static_cast<float>(t()), "planted", t() / 32); }
+void bank_conflict(Memory) {
+  store_shared(shared_floats() + t() % 32 * 8, static_cast<float>(t()), "planted", t() / 32);
+}
 
 struct Planted {
   const char* name;
@@ -156,16 +154,39 @@ constexpr Planted planted(const char* name, unsigned blocks = 1, unsigned thread
 }
 
 #define PLANTED(f, ...) planted<f>(#f, ##__VA_ARGS__)
-const Planted kPlanted[] = {
-    PLANTED(copy_right), PLANTED(read_past_end), PLANTED(read_before_start), PLANTED(write_past_end), PLANTED(misaligned_global),
-    PLANTED(write_to_input), PLANTED(two_blocks_write, 2), PLANTED(read_beside_write, 2), PLANTED(atomics_right, 2),
-    PLANTED(shared_right), PLANTED(shared_past_end), PLANTED(misaligned_shared), PLANTED(uninitialised),
-    PLANTED(read_after_write_race), PLANTED(write_after_read_race), PLANTED(write_after_write_race), PLANTED(race_within_a_warp),
-    PLANTED(warp_sync_right), PLANTED(shuffle_is_no_barrier), PLANTED(named_barriers_right, 1, 128),
-    PLANTED(named_barrier_of_the_others, 1, 128), PLANTED(async_right), PLANTED(async_no_wait),
-    PLANTED(async_waits_for_older_only), PLANTED(async_no_barrier), PLANTED(async_over_readers), PLANTED(barrier_in_a_branch),
-    PLANTED(barrier_after_exit), PLANTED(two_barrier_lines), PLANTED(shuffle_in_a_branch), PLANTED(mixed_collectives),
-    PLANTED(strided, 1, 32), PLANTED(bank_conflict, 1, 32)};
+const Planted kPlanted[] = {PLANTED(copy_right),
+                            PLANTED(read_past_end),
+                            PLANTED(read_before_start),
+                            PLANTED(write_past_end),
+                            PLANTED(misaligned_global),
+                            PLANTED(write_to_input),
+                            PLANTED(two_blocks_write, 2),
+                            PLANTED(read_beside_write, 2),
+                            PLANTED(atomics_right, 2),
+                            PLANTED(shared_right),
+                            PLANTED(shared_past_end),
+                            PLANTED(misaligned_shared),
+                            PLANTED(uninitialised),
+                            PLANTED(read_after_write_race),
+                            PLANTED(write_after_read_race),
+                            PLANTED(write_after_write_race),
+                            PLANTED(race_within_a_warp),
+                            PLANTED(warp_sync_right),
+                            PLANTED(shuffle_is_no_barrier),
+                            PLANTED(named_barriers_right, 1, 128),
+                            PLANTED(named_barrier_of_the_others, 1, 128),
+                            PLANTED(async_right),
+                            PLANTED(async_no_wait),
+                            PLANTED(async_waits_for_older_only),
+                            PLANTED(async_no_barrier),
+                            PLANTED(async_over_readers),
+                            PLANTED(barrier_in_a_branch),
+                            PLANTED(barrier_after_exit),
+                            PLANTED(two_barrier_lines),
+                            PLANTED(shuffle_in_a_branch),
+                            PLANTED(mixed_collectives),
+                            PLANTED(strided, 1, 32),
+                            PLANTED(bank_conflict, 1, 32)};
 
 // --- instructions against plain loops --------------------------------------------------------------------------------
 struct Operands {
@@ -224,8 +245,9 @@ const char* planted_run(const char* name, int counting) {
         const Planted* planted;
         const Memory* memory;
       } call{&p, &memory};
-      emulator::run_grid(p.name, {p.blocks, 1, 1}, p.threads, 1024,
-                         [](void* c) { static_cast<Call*>(c)->planted->kernel(*static_cast<Call*>(c)->memory); }, &call);
+      emulator::run_grid(
+          p.name, {p.blocks, 1, 1}, p.threads, 1024,
+          [](void* c) { static_cast<Call*>(c)->planted->kernel(*static_cast<Call*>(c)->memory); }, &call);
       text = emulator::faults_json();
       return text.c_str();
     }

@@ -9,12 +9,12 @@
 using namespace lightops;
 using namespace lightops::cuda;
 
-#define CHECK(condition)                                        \
-  do {                                                          \
-    if (!(condition)) {                                         \
-      std::printf("line %d: %s\n", __LINE__, #condition);       \
-      std::exit(1);                                             \
-    }                                                           \
+#define CHECK(condition)                                  \
+  do {                                                    \
+    if (!(condition)) {                                   \
+      std::printf("line %d: %s\n", __LINE__, #condition); \
+      std::exit(1);                                       \
+    }                                                     \
   } while (false)
 
 constexpr int64_t kTwo31 = INT64_C(1) << 31;

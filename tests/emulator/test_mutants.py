@@ -95,8 +95,8 @@ MUTANTS = {
     ),
     "store past the slice": (
         "epilogues.cuh",
-        "const bool on = some && pixel >= 0;\n      store_global16",
-        "const bool on = pixel >= 0;\n      store_global16",
+        "const bool on = some && pixel >= 0;\n      const Vec16",
+        "const bool on = pixel >= 0;\n      const Vec16",
         ["conv1x1_bn_act"],
     ),
     "no activation between the two": (
@@ -160,7 +160,7 @@ MUTANTS = {
         "(1 << kReciprocalBits) / divisor",
         ["depthwise_pointwise", "fire"],
     ),
-    "centre tap off by one": ("fire.cu", "p.expand1_bias, 1, 4}", "p.expand1_bias, 1, 3}", ["fire"]),
+    "centre tap off by one": ("fire.cu", " 1,\n                 4}", " 1,\n                 3}", ["fire"]),
     "slice one layer back": (
         "dense_block.cu",
         "p.in_channels + index * p.growth",

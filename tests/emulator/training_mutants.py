@@ -206,8 +206,8 @@ TRAINING_MUTANTS = {
     ),
     "dilation forgotten": (
         "training/depthwise_loop.cu",
-        "+ ky * g.dilation_h, x = ",
-        "+ ky, x = ",
+        "+ ky * g.dilation_h,\n",
+        "+ ky,\n",
         ["bn_act_depthwise"],
     ),
     "strided rows between outputs": (
@@ -242,8 +242,8 @@ TRAINING_MUTANTS = {
     ),
     "slope of the first channels": (
         "training/dense_block_backward.cu",
-        "static_cast<const float*>(f.mean) + first, slope + first,",
-        "static_cast<const float*>(f.mean) + first, slope,",
+        " slope + first,",
+        " slope,",
         ["dense_block_train_backward"],
     ),
     "slopes not cleared": (

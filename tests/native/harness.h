@@ -85,9 +85,7 @@ template <> struct TypeOf<Bf16> {
   using Weight = float;
 };
 // bfloat16 whose products read pairs: packed convolution weights hold a pair where those of Bf16 hold a float.
-struct PairedBf16 : Bf16 {
-  using Bf16::Bf16;
-};
+struct PairedBf16 : Bf16 { using Bf16::Bf16; };
 template <> struct TypeOf<PairedBf16> : TypeOf<Bf16> {};
 template <class T> constexpr bool kPairs = std::is_same<T, PairedBf16>::value;
 

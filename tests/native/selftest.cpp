@@ -264,7 +264,8 @@ template <class T> void test_all(Random& r, const Case& k) {
     test_dense_block<T>(r, k, 0, algo);
   }
   test_transition<T>(r, k);
-  for (const Window& g : {window(3, 2, 0), window(3, 2, 1), window(2, 2, 0), window(3, 1, 1)}) test_max_pool<T>(r, k, g);
+  for (const Window& g : {window(3, 2, 0), window(3, 2, 1), window(2, 2, 0), window(3, 1, 1)})
+    test_max_pool<T>(r, k, g);
   for (bool flag : {false, true}) {
     test_stem<T>(r, k, flag);
     test_head<T>(r, k, flag);

@@ -98,8 +98,8 @@ void one_output(const Depthwise<C>& d, const Taps<T>& t, int64_t left, int64_t f
   }
 }
 
-template <class C, class T, class E> using Block = void (*)(const T*, int64_t, int64_t, const C*, int64_t, const C*, Clamp<C>,
-                                                   int64_t, E*, int64_t);
+template <class C, class T, class E> using Block = void (*)(const T*, int64_t, int64_t, const C*, int64_t, const C*,
+                                                            Clamp<C>, int64_t, E*, int64_t);
 
 // The block for a stride of 1 or 2, `columns` of 1 or 4 and 1 to 3 rows.
 template <class C, class T, class E, int Stride, int Columns> Block<C, T, E> block_of(int64_t rows) {
@@ -113,7 +113,8 @@ template <class C, class T, class E> Block<C, T, E> block_of(int64_t stride, int
 }
 template <class C, class T, class E> struct Blocks {
   Block<C, T, E> four, single;
-  Blocks(int64_t stride, int64_t rows) : four(block_of<C, T, E>(stride, 4, rows)), single(block_of<C, T, E>(stride, 1, rows)) {}
+  Blocks(int64_t stride, int64_t rows)
+      : four(block_of<C, T, E>(stride, 4, rows)), single(block_of<C, T, E>(stride, 1, rows)) {}
 };
 
 template <class C, class T, class E>

@@ -219,8 +219,20 @@ void run_panels(const Gemm<E>& g, int64_t first, int64_t last) {
       const int64_t columns = left < kColumns ? left : kColumns;
       const int vecs = columns > L ? 2 : 1;
       const E* weights = g.b + panel * depth * kPanel + column % kPanel * Step<E>::kValues;
-      Tile<E> tile{nullptr, weights, {}, Clamp<C>(act), g.bias != nullptr, act != Act::none, act == Act::relu6,
-                   sums, kColumns, nullptr, 0, reinterpret_cast<const char*>(weights), 0, columns};
+      Tile<E> tile{nullptr,
+                   weights,
+                   {},
+                   Clamp<C>(act),
+                   g.bias != nullptr,
+                   act != Act::none,
+                   act == Act::relu6,
+                   sums,
+                   kColumns,
+                   nullptr,
+                   0,
+                   reinterpret_cast<const char*>(weights),
+                   0,
+                   columns};
       for (int v = 0; v < kVecs; ++v) {
         const int64_t count = columns - v * L;
         if (g.bias && count > 0) tile.bias[v] = load_upto(g.bias + column + v * L, count);
@@ -235,12 +247,13 @@ void run_panels(const Gemm<E>& g, int64_t first, int64_t last) {
           const E* next = g.b_outer ? (i + 1 < g.outer ? tile.b + g.b_outer : nullptr)
                                     : (panel + 1 < last ? tile.b + depth * kPanel : nullptr);
           const int64_t index = (g.b_outer ? 0 : i * tiles) + tiles - k;
-          tile.ahead = reinterpret_cast<const char*>(next ? next : tile.b) + (index < 2 ? index * steps * kCacheLine : 0);
+          tile.ahead =
+              reinterpret_cast<const char*>(next ? next : tile.b) + (index < 2 ? index * steps * kCacheLine : 0);
           tile.ahead_step = next && index < 2 ? kCacheLine : 0;
           T* out = static_cast<T*>(g.out) + i * g.out_outer + done * g.out_inner + column;
-          const T* residual = g.residual
-              ? static_cast<const T*>(g.residual) + i * g.residual_outer + done * g.residual_inner + column
-              : nullptr;
+          const T* residual =
+              g.residual ? static_cast<const T*>(g.residual) + i * g.residual_outer + done * g.residual_inner + column
+                         : nullptr;
           if (direct) {
             tile.out = out;
             tile.out_stride = g.out_inner;

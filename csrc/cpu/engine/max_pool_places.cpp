@@ -34,7 +34,8 @@ struct Columns {
 };
 
 template <int Vecs, class C>
-LIGHTOPS_INLINE void find(const PoolRow& p, const Columns& columns, const C* from, int64_t count, C* out, uint8_t* places) {
+LIGHTOPS_INLINE void find(const PoolRow& p, const Columns& columns, const C* from, int64_t count, C* out,
+                          uint8_t* places) {
   constexpr int L = kLanes<C>;
   Vec<C> best[Vecs];
   Lanes<C> place[Vecs];
@@ -102,8 +103,8 @@ template <class C> void max_pool_places(const PoolRow& p, const C* in, C* out, u
 }
 
 template <class C>
-void unpool_places(const PoolRow& p, const C* dout, int64_t dout_pixel, const C* out, int64_t out_pixel, const uint8_t* places,
-                   int64_t first, int64_t last, C* du) {
+void unpool_places(const PoolRow& p, const C* dout, int64_t dout_pixel, const C* out, int64_t out_pixel,
+                   const uint8_t* places, int64_t first, int64_t last, C* du) {
   constexpr int64_t L = kLanes<C>, wide = kVecs * L;
   const int64_t from = first > p.first_row() ? first : p.first_row(), to = last < p.last_row() ? last : p.last_row();
   du += (from - first) * p.width * p.channels;
@@ -118,8 +119,8 @@ void unpool_places(const PoolRow& p, const C* dout, int64_t dout_pixel, const C*
   }
 }
 
-#define LIGHTOPS_POOL_PLACES(C)                                                                               \
-  template void max_pool_places<C>(const PoolRow&, const C*, C*, uint8_t*);                                   \
+#define LIGHTOPS_POOL_PLACES(C)                                                                                 \
+  template void max_pool_places<C>(const PoolRow&, const C*, C*, uint8_t*);                                     \
   template void unpool_places<C>(const PoolRow&, const C*, int64_t, const C*, int64_t, const uint8_t*, int64_t, \
                                  int64_t, C*);
 LIGHTOPS_POOL_PLACES(float)

@@ -24,8 +24,8 @@ template <class C> void max_pool_places(const PoolRow& p, const C* in, C* out, u
 // du[row][x][c] += dout at its place, for rows [first, last) of the map; du is row `first`. dout counts where out > 0 (NaN
 // counts too), or everywhere if out is null. dout and out have pixels dout_pixel and out_pixel apart.
 template <class C>
-void unpool_places(const PoolRow& p, const C* dout, int64_t dout_pixel, const C* out, int64_t out_pixel, const uint8_t* places,
-                   int64_t first, int64_t last, C* du);
+void unpool_places(const PoolRow& p, const C* dout, int64_t dout_pixel, const C* out, int64_t out_pixel,
+                   const uint8_t* places, int64_t first, int64_t last, C* du);
 
 }  // namespace LIGHTOPS_ISA
 }  // namespace lightops

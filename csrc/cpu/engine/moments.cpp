@@ -91,8 +91,8 @@ void merge_moments(const C* parts, const int64_t* counts, int64_t chunks, int64_
   }
 }
 
-#define LIGHTOPS_MOMENTS(C)                                                                    \
-  template void moments<C>(const void*, DType, int64_t, int64_t, int64_t, C*, C*);             \
+#define LIGHTOPS_MOMENTS(C)                                                        \
+  template void moments<C>(const void*, DType, int64_t, int64_t, int64_t, C*, C*); \
   template void merge_moments<C>(const C*, const int64_t*, int64_t, int64_t, int64_t, C*, C*);
 LIGHTOPS_MOMENTS(float)
 LIGHTOPS_MOMENTS(double)

@@ -88,9 +88,9 @@ template <class C> Vec<C> slope(Vec<C> z, Act act) {
 }
 
 template <class C, class T, class D, Gate G, bool Sum, Write W, int N>
-LIGHTOPS_INLINE void backward_group(const NormBackward<C>& n, const T* x, int64_t x_stride, const D* du, int64_t du_stride,
-                                    int64_t pixels, int64_t channel, int64_t count, T* out, int64_t out_stride, C* sum,
-                                    C* sum_x) {
+LIGHTOPS_INLINE void backward_group(const NormBackward<C>& n, const T* x, int64_t x_stride, const D* du,
+                                    int64_t du_stride, int64_t pixels, int64_t channel, int64_t count, T* out,
+                                    int64_t out_stride, C* sum, C* sum_x) {
   constexpr int L = kLanes<C>;
   if (N > 1) count = N * L;
   const Bounds<C> bounds(n.act);
@@ -137,41 +137,50 @@ LIGHTOPS_INLINE void backward_group(const NormBackward<C>& n, const T* x, int64_
 }
 
 template <class C, class T, class D, Gate G, bool Sum, Write W>
-void backward_typed(const NormBackward<C>& n, const Pixels& x, const Pixels& du, int64_t pixels, int64_t channels, void* out,
-                    int64_t out_stride, C* sums, int64_t sums_stride) {
+void backward_typed(const NormBackward<C>& n, const Pixels& x, const Pixels& du, int64_t pixels, int64_t channels,
+                    void* out, int64_t out_stride, C* sums, int64_t sums_stride) {
   const T* from = static_cast<const T*>(x.data);
   const D* gradient = static_cast<const D*>(du.data);
   T* to = static_cast<T*>(out);
   for_groups<C>(channels, [&](auto vecs, int64_t c, int64_t count) {
-    backward_group<C, T, D, G, Sum, W, decltype(vecs)::value>(n, from + c, x.stride, gradient + c, du.stride, pixels, c,
-                                                              count, W == Write::none ? to : to + c, out_stride,
-                                                              Sum ? sums + c : nullptr, Sum ? sums + sums_stride + c : nullptr);
+    backward_group<C, T, D, G, Sum, W, decltype(vecs)::value>(
+        n, from + c, x.stride, gradient + c, du.stride, pixels, c, count, W == Write::none ? to : to + c, out_stride,
+        Sum ? sums + c : nullptr, Sum ? sums + sums_stride + c : nullptr);
   });
 }
 
 template <class C, class T, class D, Gate G>
-void backward_gate(const NormBackward<C>& n, const Pixels& x, const Pixels& du, int64_t pixels, int64_t channels, void* out,
-                   int64_t out_stride, C* sums, int64_t sums_stride) {
-  if (n.b) return backward_typed<C, T, D, G, false, Write::full>(n, x, du, pixels, channels, out, out_stride, nullptr, 0);
-  if (!out) return backward_typed<C, T, D, G, true, Write::none>(n, x, du, pixels, channels, nullptr, 0, sums, sums_stride);
-  if (n.a && sums) return backward_typed<C, T, D, G, true, Write::gain>(n, x, du, pixels, channels, out, out_stride, sums, sums_stride);
-  if (n.a) return backward_typed<C, T, D, G, false, Write::gain>(n, x, du, pixels, channels, out, out_stride, nullptr, 0);
-  if (sums) return backward_typed<C, T, D, G, true, Write::dz>(n, x, du, pixels, channels, out, out_stride, sums, sums_stride);
+void backward_gate(const NormBackward<C>& n, const Pixels& x, const Pixels& du, int64_t pixels, int64_t channels,
+                   void* out, int64_t out_stride, C* sums, int64_t sums_stride) {
+  if (n.b)
+    return backward_typed<C, T, D, G, false, Write::full>(n, x, du, pixels, channels, out, out_stride, nullptr, 0);
+  if (!out)
+    return backward_typed<C, T, D, G, true, Write::none>(n, x, du, pixels, channels, nullptr, 0, sums, sums_stride);
+  if (n.a && sums)
+    return backward_typed<C, T, D, G, true, Write::gain>(n, x, du, pixels, channels, out, out_stride, sums,
+                                                         sums_stride);
+  if (n.a)
+    return backward_typed<C, T, D, G, false, Write::gain>(n, x, du, pixels, channels, out, out_stride, nullptr, 0);
+  if (sums)
+    return backward_typed<C, T, D, G, true, Write::dz>(n, x, du, pixels, channels, out, out_stride, sums, sums_stride);
   backward_typed<C, T, D, G, false, Write::dz>(n, x, du, pixels, channels, out, out_stride, nullptr, 0);
 }
 
 template <class C, class T, class D>
-void backward_types(const NormBackward<C>& n, const Pixels& x, const Pixels& du, int64_t pixels, int64_t channels, void* out,
-                    int64_t out_stride, C* sums, int64_t sums_stride) {
-  if (n.act == Act::none) backward_gate<C, T, D, Gate::open>(n, x, du, pixels, channels, out, out_stride, sums, sums_stride);
-  else if (is_clamp(n.act)) backward_gate<C, T, D, Gate::bounds>(n, x, du, pixels, channels, out, out_stride, sums, sums_stride);
+void backward_types(const NormBackward<C>& n, const Pixels& x, const Pixels& du, int64_t pixels, int64_t channels,
+                    void* out, int64_t out_stride, C* sums, int64_t sums_stride) {
+  if (n.act == Act::none)
+    backward_gate<C, T, D, Gate::open>(n, x, du, pixels, channels, out, out_stride, sums, sums_stride);
+  else if (is_clamp(n.act))
+    backward_gate<C, T, D, Gate::bounds>(n, x, du, pixels, channels, out, out_stride, sums, sums_stride);
   else backward_gate<C, T, D, Gate::smooth>(n, x, du, pixels, channels, out, out_stride, sums, sums_stride);
 }
 
 template <class C, class T>
 void backward_storage(const NormBackward<C>& n, const Pixels& x, const Pixels& du, int64_t pixels, int64_t channels,
                       void* out, int64_t out_stride, C* sums, int64_t sums_stride) {
-  if (du.type == compute_type<C>) backward_types<C, T, C>(n, x, du, pixels, channels, out, out_stride, sums, sums_stride);
+  if (du.type == compute_type<C>)
+    backward_types<C, T, C>(n, x, du, pixels, channels, out, out_stride, sums, sums_stride);
   else backward_types<C, T, T>(n, x, du, pixels, channels, out, out_stride, sums, sums_stride);
 }
 
@@ -227,22 +236,22 @@ template <class C> void affine_of(const Norm& norm, int64_t channels, C* scale, 
 }
 
 template <class C>
-void norm_forward(const Prologue<C>& n, const Pixels& x, const Pixels& residual, int64_t pixels, int64_t channels, void* out,
-                  int64_t out_stride) {
+void norm_forward(const Prologue<C>& n, const Pixels& x, const Pixels& residual, int64_t pixels, int64_t channels,
+                  void* out, int64_t out_stride) {
   Storage<C>::with(x.type, [&](auto* tag) {
     using T = Pointee<decltype(tag)>;
     const T *from = static_cast<const T*>(x.data), *add = static_cast<const T*>(residual.data);
     T* to = static_cast<T*>(out);
     for_groups<C>(channels, [&](auto vecs, int64_t c, int64_t count) {
-      forward_group<C, T, decltype(vecs)::value>(n, from + c, x.stride, add ? add + c : nullptr, residual.stride, pixels, c,
-                                                 count, to + c, out_stride);
+      forward_group<C, T, decltype(vecs)::value>(n, from + c, x.stride, add ? add + c : nullptr, residual.stride,
+                                                 pixels, c, count, to + c, out_stride);
     });
   });
 }
 
 template <class C>
-void norm_backward(const NormBackward<C>& n, const Pixels& x, const Pixels& du, int64_t pixels, int64_t channels, void* out,
-                   int64_t out_stride, C* sums, int64_t sums_stride) {
+void norm_backward(const NormBackward<C>& n, const Pixels& x, const Pixels& du, int64_t pixels, int64_t channels,
+                   void* out, int64_t out_stride, C* sums, int64_t sums_stride) {
   Storage<C>::with(x.type, [&](auto* tag) {
     backward_storage<C, Pointee<decltype(tag)>>(n, x, du, pixels, channels, out, out_stride, sums, sums_stride);
   });
@@ -253,14 +262,14 @@ void norm_backward_finish(const NormBackward<C>& n, const Pixels& x, int64_t pix
                           int64_t dz_stride) {
   Storage<C>::with(x.type, [&](auto* tag) {
     using T = Pointee<decltype(tag)>;
-    backward_typed<C, T, T, Gate::open, false, Write::full>(n, x, {dz, x.type, dz_stride}, pixels, channels, dz, dz_stride,
-                                                            nullptr, 0);
+    backward_typed<C, T, T, Gate::open, false, Write::full>(n, x, {dz, x.type, dz_stride}, pixels, channels, dz,
+                                                            dz_stride, nullptr, 0);
   });
 }
 
 template <class C>
-void norm_gradients(const Norm& norm, int64_t count, const C* sum, const C* sum_x, int64_t first, int64_t last, C* dgamma,
-                    C* dbeta, C* a, C* b, C* d) {
+void norm_gradients(const Norm& norm, int64_t count, const C* sum, const C* sum_x, int64_t first, int64_t last,
+                    C* dgamma, C* dbeta, C* a, C* b, C* d) {
   const DType type = compute_type<C>;
   for (int64_t c = first; c < last; ++c) {
     const double inverse = norm.mean ? 1 / sqrt(number(norm.var, type, c, 1) + norm.eps) : 1;
@@ -273,14 +282,14 @@ void norm_gradients(const Norm& norm, int64_t count, const C* sum, const C* sum_
   }
 }
 
-#define LIGHTOPS_NORM(C)                                                                                              \
-  template void column_sums<C>(const void*, DType, int64_t, int64_t, int64_t, C*);                                    \
-  template void merge_sums<C>(int64_t, const C*, int64_t, int64_t, C*);                                               \
-  template void affine_of<C>(const Norm&, int64_t, C*, C*);                                                           \
-  template void norm_forward<C>(const Prologue<C>&, const Pixels&, const Pixels&, int64_t, int64_t, void*, int64_t);  \
-  template void norm_backward<C>(const NormBackward<C>&, const Pixels&, const Pixels&, int64_t, int64_t, void*,       \
-                                 int64_t, C*, int64_t);                                                               \
-  template void norm_backward_finish<C>(const NormBackward<C>&, const Pixels&, int64_t, int64_t, void*, int64_t);     \
+#define LIGHTOPS_NORM(C)                                                                                             \
+  template void column_sums<C>(const void*, DType, int64_t, int64_t, int64_t, C*);                                   \
+  template void merge_sums<C>(int64_t, const C*, int64_t, int64_t, C*);                                              \
+  template void affine_of<C>(const Norm&, int64_t, C*, C*);                                                          \
+  template void norm_forward<C>(const Prologue<C>&, const Pixels&, const Pixels&, int64_t, int64_t, void*, int64_t); \
+  template void norm_backward<C>(const NormBackward<C>&, const Pixels&, const Pixels&, int64_t, int64_t, void*,      \
+                                 int64_t, C*, int64_t);                                                              \
+  template void norm_backward_finish<C>(const NormBackward<C>&, const Pixels&, int64_t, int64_t, void*, int64_t);    \
   template void norm_gradients<C>(const Norm&, int64_t, const C*, const C*, int64_t, int64_t, C*, C*, C*, C*, C*);
 LIGHTOPS_NORM(float)
 LIGHTOPS_NORM(double)

@@ -53,15 +53,15 @@ struct Pixels {
 
 // out = act(x * scale + shift) + residual (data null: none), all of x's type; out may be x or the residual.
 template <class C>
-void norm_forward(const Prologue<C>& n, const Pixels& x, const Pixels& residual, int64_t pixels, int64_t channels, void* out,
-                  int64_t out_stride);
+void norm_forward(const Prologue<C>& n, const Pixels& x, const Pixels& residual, int64_t pixels, int64_t channels,
+                  void* out, int64_t out_stride);
 
 // The backward of act(norm(x)) at one chunk. With z = x * scale + shift and the gradient du of u = act(z):
 //   dz = du * act'(z), the sums of dz and of dz * (x - mean), and dx = dz * a + (x - mean) * b + d.
 template <class C> struct NormBackward {
   const C* scale = nullptr;  // null: z = x
   const C* shift = nullptr;
-  const C* mean = nullptr;   // null: zero
+  const C* mean = nullptr;  // null: zero
   Act act = Act::none;
   // Coefficients of dx: a alone for a frozen norm, all three for batch statistics; null where not yet known.
   const C* a = nullptr;
@@ -78,8 +78,8 @@ template <class C> struct NormBackward {
 // where x's or du's values of that type lie. The sums go to sums[c]
 // and sums[sums_stride + c], which are added to; null: not wanted.
 template <class C>
-void norm_backward(const NormBackward<C>& n, const Pixels& x, const Pixels& du, int64_t pixels, int64_t channels, void* out,
-                   int64_t out_stride, C* sums, int64_t sums_stride);
+void norm_backward(const NormBackward<C>& n, const Pixels& x, const Pixels& du, int64_t pixels, int64_t channels,
+                   void* out, int64_t out_stride, C* sums, int64_t sums_stride);
 
 // The second pass over dz that norm_backward stored: out = dz * a + (x - mean) * b + d, in place.
 template <class C>
@@ -89,8 +89,8 @@ void norm_backward_finish(const NormBackward<C>& n, const Pixels& x, int64_t pix
 // From the sums of dz and dz * (x - mean) over `count` pixels: dbeta, dgamma (each may be null) and the coefficients.
 // Channels [first, last).
 template <class C>
-void norm_gradients(const Norm& norm, int64_t count, const C* sum, const C* sum_x, int64_t first, int64_t last, C* dgamma,
-                    C* dbeta, C* a, C* b, C* d);
+void norm_gradients(const Norm& norm, int64_t count, const C* sum, const C* sum_x, int64_t first, int64_t last,
+                    C* dgamma, C* dbeta, C* a, C* b, C* d);
 
 // sums[c] = sum of in[p][c] over pixels (the gradient of a bias).
 template <class C>

@@ -12,8 +12,7 @@ template <class F> inline void for_tasks(const Parallel& parallel, int64_t tasks
     for (int64_t task = 0; task < tasks; ++task) f(task);
     return;
   }
-  parallel.run(tasks, [](void* context, int64_t task) { (*static_cast<const F*>(context))(task); },
-               const_cast<F*>(&f));
+  parallel.run(tasks, [](void* context, int64_t task) { (*static_cast<const F*>(context))(task); }, const_cast<F*>(&f));
 }
 
 struct Share {

@@ -22,7 +22,7 @@ template <class C> struct NormView {
 
 // out = base + a * dz over a chunk of pixels, and the chunk's sums of dz and dz * (x - mean).
 template <class C> struct MaskedAdd {
-  const C* du = nullptr;      // may be `out` itself
+  const C* du = nullptr;  // may be `out` itself
   int64_t du_stride = 0;
   const void* x = nullptr;
   DType type = DType::f32;
@@ -34,7 +34,7 @@ template <class C> struct MaskedAdd {
   C* out = nullptr;
   int64_t out_stride = 0;
   int64_t pixels = 0, channels = 0;
-  C* sum = nullptr;            // [channels], added to
+  C* sum = nullptr;  // [channels], added to
   C* product = nullptr;
   // The same pixels' next channels are wanted soon: fetched ahead, since a few lines a pixel are no stream to the hardware.
   bool ahead = false;

@@ -25,7 +25,8 @@ LIGHTOPS_INLINE Vec<C> apply(const Prologue<C>& p, const Clamp<C>& clamp, Vec<C>
 }
 
 template <class E, class T, Step S>
-void load_typed(const T* in, int64_t in_stride, int64_t pixels, int64_t channels, const Prologue<Compute<E>>& p, E* out) {
+void load_typed(const T* in, int64_t in_stride, int64_t pixels, int64_t channels, const Prologue<Compute<E>>& p,
+                E* out) {
   using C = Compute<E>;
   constexpr int L = kLanes<C>;
   const Clamp<C> clamp(p.act);
@@ -66,7 +67,8 @@ void accumulate_typed(const T* in, int64_t in_stride, int64_t pixels, int64_t ch
   for (int64_t c = 0; c < channels; c += L) {
     const int64_t left = channels - c;
     Vec<C> total = load_upto(sum + c, left);
-    for (int64_t i = 0; i < pixels; ++i) total += apply<C, S>(p, clamp, load_upto(in + i * in_stride + c, left), c, left);
+    for (int64_t i = 0; i < pixels; ++i)
+      total += apply<C, S>(p, clamp, load_upto(in + i * in_stride + c, left), c, left);
     store_upto(sum + c, total, left);
   }
 }
@@ -122,7 +124,8 @@ template <class C, class T, Step S> struct Accumulate {
 template <class E>
 void load_pixels(const void* in, DType type, int64_t in_stride, int64_t pixels, int64_t channels,
                  const Prologue<Compute<E>>& prologue, E* out) {
-  if (!prologue.scale && in_stride == channels && pitch<E>(channels) == channels) {  // alike for all channels, without gaps: one long pixel
+  if (!prologue.scale && in_stride == channels &&
+      pitch<E>(channels) == channels) {  // alike for all channels, without gaps: one long pixel
     channels *= pixels;
     in_stride = channels;
     pixels = 1;
@@ -281,8 +284,7 @@ void pool_row(const C* in, int64_t in_row, int64_t in_pixel, int64_t rows, int64
     int64_t c = 0;
     for (; c + wide <= channels; c += wide)
       pool_window<kPoolVecs>(from + c, in_row, in_pixel, rows, last - first, wide, out + c);
-    for (; c < channels; c += L)
-      pool_window<1>(from + c, in_row, in_pixel, rows, last - first, channels - c, out + c);
+    for (; c < channels; c += L) pool_window<1>(from + c, in_row, in_pixel, rows, last - first, channels - c, out + c);
   }
 }
 
@@ -318,17 +320,17 @@ void max_pool_row(const C* in, int64_t in_row, int64_t in_pixel, int64_t rows, i
   });
 }
 
-#define LIGHTOPS_LOADS(E)                                                                                              \
-  template void load_pixels<E>(const void*, DType, int64_t, int64_t, int64_t, const Prologue<Compute<E>>&, E*);        \
-  template void load_pooled_row<E>(const void*, const void*, DType, int64_t, int64_t, int64_t,                         \
-                                   const Prologue<Compute<E>>&, E*);                                                   \
-  template void load_padded_row<E>(const Nhwc&, DType, int64_t, int64_t, int64_t, const Prologue<Compute<E>>&, E*);    \
+#define LIGHTOPS_LOADS(E)                                                                                           \
+  template void load_pixels<E>(const void*, DType, int64_t, int64_t, int64_t, const Prologue<Compute<E>>&, E*);     \
+  template void load_pooled_row<E>(const void*, const void*, DType, int64_t, int64_t, int64_t,                      \
+                                   const Prologue<Compute<E>>&, E*);                                                \
+  template void load_padded_row<E>(const Nhwc&, DType, int64_t, int64_t, int64_t, const Prologue<Compute<E>>&, E*); \
   template void load_planar_row<E>(const void*, DType, int64_t, int64_t, int64_t, int64_t, int64_t, E*);
-#define LIGHTOPS_ROWS(C)                                                                                               \
-  LIGHTOPS_LOADS(C)                                                                                                    \
-  template void accumulate_pixels<C>(const void*, DType, int64_t, int64_t, int64_t, const Prologue<C>&, C*);           \
-  template void store_values<C>(const C*, int64_t, DType, void*);                                                      \
-  template void max_pool_row<C>(const C*, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t,      \
+#define LIGHTOPS_ROWS(C)                                                                                          \
+  LIGHTOPS_LOADS(C)                                                                                               \
+  template void accumulate_pixels<C>(const void*, DType, int64_t, int64_t, int64_t, const Prologue<C>&, C*);      \
+  template void store_values<C>(const C*, int64_t, DType, void*);                                                 \
+  template void max_pool_row<C>(const C*, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, \
                                 int64_t, void*, DType, int64_t);
 LIGHTOPS_ROWS(float)
 LIGHTOPS_ROWS(double)

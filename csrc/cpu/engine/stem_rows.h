@@ -42,7 +42,10 @@ template <class E> struct StemRows {
   }
   int64_t input_rows(int64_t conv_rows) const { return (conv_rows - 1) * w.stride[0] + span; }
 
-  struct Scratch { E* input; C* conv; };
+  struct Scratch {
+    E* input;
+    C* conv;
+  };
   Scratch scratch(Arena& arena) const {
     Scratch s;
     s.input = arena.take<E>(input_rows(conv_rows(rows)) * in_row);
@@ -63,8 +66,7 @@ template <class E> struct StemRows {
       if (p.planar)
         load_planar_row<E>(at(p.x.data, p.type, n * p.x.c * p.x.h * p.x.w), p.type, p.x.c, p.x.h, p.x.w, top + i,
                            w.padding[1], input + i * in_row);
-      else
-        load_padded_row<E>(p.x, p.type, n, top + i, w.padding[1], Prologue<C>{}, input + i * in_row);
+      else load_padded_row<E>(p.x, p.type, n, top + i, w.padding[1], Prologue<C>{}, input + i * in_row);
     }
     StripConv<E> s;
     s.in = input;

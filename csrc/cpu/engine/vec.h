@@ -50,8 +50,14 @@ struct f16 { uint16_t bits; };
 
 // The type that sums are taken in, and its vector.
 template <class C> struct VecOf;
-template <> struct VecOf<float> { using type = VecF; using lanes = VecI; };
-template <> struct VecOf<double> { using type = VecD; using lanes = VecL; };
+template <> struct VecOf<float> {
+  using type = VecF;
+  using lanes = VecI;
+};
+template <> struct VecOf<double> {
+  using type = VecD;
+  using lanes = VecL;
+};
 template <class C> using Vec = typename VecOf<C>::type;
 template <class C> using Lanes = typename VecOf<C>::lanes;  // lane numbers, for shuffles
 template <class C> constexpr int kLanes = kVecBytes / int(sizeof(C));

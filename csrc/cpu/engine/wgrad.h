@@ -28,9 +28,9 @@ template <class C> struct Wgrad {
   const C* u = nullptr;
   int64_t u_outer = 0, u_inner = 0;
   int64_t channels = 0;
-  bool slack = false;   // u lies in scratch: a vector may be read behind the last channel of the last pixel
+  bool slack = false;  // u lies in scratch: a vector may be read behind the last channel of the last pixel
 
-  C* dw = nullptr;      // [outputs][channels], rows dw_row apart
+  C* dw = nullptr;  // [outputs][channels], rows dw_row apart
   int64_t dw_row = 0;
 };
 

@@ -153,9 +153,9 @@ template <class C> void wgrad3x3_store(const Wgrad3x3<C>& w, int64_t first, int6
   }
 }
 
-#define LIGHTOPS_WGRAD3X3(C)                                                                             \
-  template void wgrad3x3_strip<C>(Wgrad3x3<C>*, const C*, const C*, int64_t, int64_t, int64_t);          \
-  template void wgrad3x3_flush<C>(Wgrad3x3<C>*);                                                         \
+#define LIGHTOPS_WGRAD3X3(C)                                                                    \
+  template void wgrad3x3_strip<C>(Wgrad3x3<C>*, const C*, const C*, int64_t, int64_t, int64_t); \
+  template void wgrad3x3_flush<C>(Wgrad3x3<C>*);                                                \
   template void wgrad3x3_store<C>(const Wgrad3x3<C>&, int64_t, int64_t, C*);
 LIGHTOPS_WGRAD3X3(float)
 LIGHTOPS_WGRAD3X3(double)

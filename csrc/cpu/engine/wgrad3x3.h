@@ -22,7 +22,7 @@ template <class C> struct Wgrad3x3 {
   // Tiles that are collected: their transforms stay in L2 beside the sums. From the channels of the whole convolution, so
   // that sums do not depend on how channels are shared out.
   int64_t tiles = 16;
-  int64_t filled = 0;     // tiles that wait
+  int64_t filled = 0;  // tiles that wait
 
   int64_t planes() const { return algo == Algo::direct ? 9 : 16; }
   // One vector more than needed: power-of-two strides would put all positions into the same cache sets.

@@ -110,8 +110,9 @@ void transform_inputs(const StripConv<C>& s, int64_t first, int64_t count, int64
 
 // One vector of outputs of one tile. Whole: all of them exist, are clamped and have no residual.
 template <class C, int M, bool Whole, class T>
-LIGHTOPS_INLINE void output_tile(const C* products, int64_t stride, const StripConv<C>& s, Vec<C> bias, const Clamp<C>& clamp,
-                                 int64_t rows, int64_t columns, int64_t left, T* out, const T* residual, Vec<C>* doubt) {
+LIGHTOPS_INLINE void output_tile(const C* products, int64_t stride, const StripConv<C>& s, Vec<C> bias,
+                                 const Clamp<C>& clamp, int64_t rows, int64_t columns, int64_t left, T* out,
+                                 const T* residual, Vec<C>* doubt) {
   constexpr int kIn = Plan<C, M>::kIn;
   Vec<C> half[M][kIn];
   for (int column = 0; column < kIn; ++column) {

@@ -1,9 +1,12 @@
-#include "kernels.h"
 #include "lightops/dispatch.h"
+#include "kernels.h"
 
 namespace lightops {
 
-#define LIGHTOPS_DECLARE_ISA(isa) namespace isa { extern const Kernels kKernels; }
+#define LIGHTOPS_DECLARE_ISA(isa) \
+  namespace isa {                 \
+  extern const Kernels kKernels;  \
+  }
 LIGHTOPS_FOR_EACH_ISA(LIGHTOPS_DECLARE_ISA)
 
 namespace {
@@ -13,7 +16,7 @@ const Kernels* const kTables[] = {LIGHTOPS_FOR_EACH_ISA(LIGHTOPS_TABLE)};  // in
 
 }  // namespace
 
-#define LIGHTOPS_FORWARD(op, Params)                                                       \
+#define LIGHTOPS_FORWARD(op, Params)                                                          \
   int64_t op##_workspace(const Params& p) { return kTables[isa_index()]->op##_workspace(p); } \
   Status op##_cpu(const Params& p) { return kTables[isa_index()]->op##_cpu(p); }
 LIGHTOPS_FOR_EACH_OP(LIGHTOPS_FORWARD)

@@ -35,9 +35,10 @@ struct Choice {
       return;
     }
     while (index < kBuiltCount - 1 && !cpu_supports(kBuilt[index])) ++index;
-    reason = automatic          ? "the widest that this processor supports"
-             : find(wanted) < 0 ? "LIGHTOPS_CPU_ISA names an instruction set that is not built; took the widest supported"
-                                : "this processor lacks the instruction set in LIGHTOPS_CPU_ISA; took the widest supported";
+    reason = automatic ? "the widest that this processor supports"
+             : find(wanted) < 0
+                 ? "LIGHTOPS_CPU_ISA names an instruction set that is not built; took the widest supported"
+                 : "this processor lacks the instruction set in LIGHTOPS_CPU_ISA; took the widest supported";
   }
 };
 
@@ -53,8 +54,9 @@ bool cpu_supports(const char* isa) {
   __builtin_cpu_init();
   if (!strcmp(isa, "v4bf16")) return cpu_supports("v4") && __builtin_cpu_supports("avx512bf16");
   if (!strcmp(isa, "v4"))
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("bmi2");
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("bmi2");
   if (!strcmp(isa, "v3"))
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
   return !strcmp(isa, "baseline");

@@ -96,8 +96,8 @@ Status pack_conv2d(const PackConv2dParams& p) {
         w[size_t(t)] = read(p.weight, p.weight_type, from) * (p.scale ? p.scale[o] : 1.0);
         // Direct panels: k runs over kernel rows, then columns, then input channels, as NHWC pixels do.
         const int64_t k = t * in + i, step = k / values * values;
-        write(p.packed, p.packed_type, spatial * matrix + (panel * depth + step) * kPanel + column * values + k % values,
-              w[size_t(t)]);
+        write(p.packed, p.packed_type,
+              spatial * matrix + (panel * depth + step) * kPanel + column * values + k % values, w[size_t(t)]);
       }
       if (!spatial) continue;
       if (p.algo == Algo::winograd2) transform(kG2, 4, w.data(), transformed);

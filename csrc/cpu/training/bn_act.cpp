@@ -31,7 +31,9 @@ template <class C> struct Forward {
     for_tasks(p.parallel, tasks, [&](int64_t task) {
       const Share part = share(cut.count(), task, tasks);
       for (int64_t i = part.first; i < part.last; ++i) {
-        const auto pixels = [&](const Nhwc& t) { return at(t.data, p.type, cut.image(i) * t.image + cut.row(i) * t.pixel); };
+        const auto pixels = [&](const Nhwc& t) {
+          return at(t.data, p.type, cut.image(i) * t.image + cut.row(i) * t.pixel);
+        };
         const Pixels residual{p.residual.data ? pixels(p.residual) : nullptr, p.type, p.residual.pixel};
         norm_forward<C>({scale, shift, p.act}, {pixels(p.x), p.type, p.x.pixel}, residual, cut.pixels(i), p.x.c,
                         pixels(p.out), p.out.pixel);

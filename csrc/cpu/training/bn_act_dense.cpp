@@ -17,7 +17,7 @@ template <class C> struct Forward {
   const int64_t outputs = p.y.c, channels = p.x.c, depth = taps * channels, panels = ceil_div(outputs, kPanel);
   const Algo algo = algo_of();
   const Source<C> source{p, p.y, algo == Algo::direct ? 1 : 2};
-  const bool by_panel = share_panels(panels, tasks, outputs * depth, source.cut.total() * outputs);
+  const bool by_panel = share_panels(panels, tasks, outputs* depth, source.cut.total() * outputs);
 
   explicit Forward(const BnActConv2dParams& params) : p(params) {}
 
@@ -29,7 +29,10 @@ template <class C> struct Forward {
     return fits && p.type != DType::f64 && channels >= 16 ? Algo::winograd2 : Algo::direct;
   }
 
-  struct Shared { C *scale, *shift, *bias, *weight, *packed, *parts; int64_t* counts; };
+  struct Shared {
+    C *scale, *shift, *bias, *weight, *packed, *parts;
+    int64_t* counts;
+  };
   Shared shared(Arena& arena) const {
     Shared s;
     s.scale = arena.take<C>(channels);

@@ -37,8 +37,8 @@ template <class C> struct Source {
   template <class Params>
   Source(const Params& p, const Nhwc& y, int64_t grain)
       : x(p.x), type(p.type), window(p.window), pool(p.pool), y_h(y.h), y_w(y.w) {
-    const bool one_tap = window.kernel[0] == 1 && window.kernel[1] == 1 && window.stride[0] == 1 && window.stride[1] == 1 &&
-                         window.padding[0] == 0 && window.padding[1] == 0;
+    const bool one_tap = window.kernel[0] == 1 && window.kernel[1] == 1 && window.stride[0] == 1 &&
+                         window.stride[1] == 1 && window.padding[0] == 0 && window.padding[1] == 0;
     pointwise = one_tap && !pool;
     padded_width = pool ? y_w : x.w + 2 * window.padding[1];
     span = window.dilation[0] * (window.kernel[0] - 1) + 1;
@@ -46,7 +46,8 @@ template <class C> struct Source {
       // A chunk of u and one of y lie in L2 beside the weights that stream past. Shorter ones read the weights more often and
       // have more to start and to merge: half of this costs 2-6% of a forward pass, and half of the limit on pixels 10% at
       // 32 -> 64, 112 x 112.
-      const int64_t wide = x.c > y.c ? x.c : y.c, pixels = x.n * x.h * x.w, fit = kScratchBytes / int64_t(sizeof(C)) / wide;
+      const int64_t wide = x.c > y.c ? x.c : y.c, pixels = x.n * x.h * x.w,
+                    fit = kScratchBytes / int64_t(sizeof(C)) / wide;
       const int64_t most = fit < kMaxRows ? kMaxRows : fit > 80 * kMaxRows ? 80 * kMaxRows : fit;
       const bool line = one_line(x) && one_line(y);
       cut = line ? Cut{1, pixels, 1, even_step(pixels, most)} : Cut{x.n, x.h * x.w, 1, most};

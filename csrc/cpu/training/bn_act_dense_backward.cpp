@@ -37,7 +37,11 @@ template <class C> struct Backward {
     return s;
   }
 
-  struct Own { typename InputGradient<C>::Own input; typename WeightGradient<C>::Own weight; C* dy; };
+  struct Own {
+    typename InputGradient<C>::Own input;
+    typename WeightGradient<C>::Own weight;
+    C* dy;
+  };
   Own own(Arena& arena) const {
     Own o{};
     if (wants_du) o.input = input.own(arena);
@@ -113,8 +117,8 @@ template <class C> struct Backward {
       const Share panel = share(panels, by_panel ? task : 0, by_panel ? tasks : 1);
       if (panel.size() == 0) return;
       for (int64_t i = part.first; i < part.last; ++i)
-        input.chunk(i, product ? source.gradient(p.dy, i, 0, outputs, o.dy) : Strip<C>{}, s.packed, norm(s), panel, o.input,
-                    s.sums + i * 2 * channels);
+        input.chunk(i, product ? source.gradient(p.dy, i, 0, outputs, o.dy) : Strip<C>{}, s.packed, norm(s), panel,
+                    o.input, s.sums + i * 2 * channels);
     });
   }
 
@@ -129,8 +133,8 @@ template <class C> struct Backward {
         C* dw = weight.by_block() ? s.dw : s.dw + k * weight.size;
         weight.clear(block, dw);
         for (int64_t i = part.first; i < part.last; ++i)
-          weight.chunk(i, prologue(s), from.gradient(p.dy, i, block.output, block.outputs, o.weight.dy), block, o.weight.u,
-                       dw);
+          weight.chunk(i, prologue(s), from.gradient(p.dy, i, block.output, block.outputs, o.weight.dy), block,
+                       o.weight.u, dw);
       }
     });
   }
@@ -184,7 +188,8 @@ template <class C> struct Backward {
         const auto place = [&](const Nhwc& t) {
           return at(t.data, p.type, pixels.image(i) * t.image + pixels.row(i) * t.pixel);
         };
-        norm_backward_finish<C>(n, {place(p.x), p.type, p.x.pixel}, pixels.pixels(i), channels, place(p.dx), p.dx.pixel);
+        norm_backward_finish<C>(n, {place(p.x), p.type, p.x.pixel}, pixels.pixels(i), channels, place(p.dx),
+                                p.dx.pixel);
       }
     });
   }

@@ -1,7 +1,7 @@
+#include "training/bn_act_depthwise.h"
 #include "engine/depthwise.h"
 #include "engine/entry.h"
 #include "engine/moments.h"
-#include "training/bn_act_depthwise.h"
 #include "training/depthwise_chunks.h"
 
 namespace lightops {

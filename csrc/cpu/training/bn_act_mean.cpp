@@ -35,8 +35,8 @@ template <class C> struct Forward {
         C sum[kPanel] = {};
         for (int64_t y = 0; y < p.x.h; ++y) {
           C row[kPanel] = {};
-          accumulate_pixels<C>(at(p.x.data, p.type, n * p.x.image + y * p.x.row() + first), p.type, p.x.pixel, p.x.w, count,
-                               prologue, row);
+          accumulate_pixels<C>(at(p.x.data, p.type, n * p.x.image + y * p.x.row() + first), p.type, p.x.pixel, p.x.w,
+                               count, prologue, row);
           for (int64_t c = 0; c < count; ++c) sum[c] += row[c];
         }
         for (int64_t c = 0; c < count; ++c) sum[c] /= C(p.x.h * p.x.w);
@@ -75,7 +75,9 @@ template <class C> struct Backward {
     C* gradient = arena.take<C>(p.x.n * p.x.c);
     load_pixels<C>(p.dy, p.type, p.x.n * p.x.c, 1, p.x.n * p.x.c, Prologue<C>{}, gradient);
     for (int64_t i = 0; i < p.x.n * p.x.c; ++i) gradient[i] /= C(p.x.h * p.x.w);
-    pass.run(arena, [&](int64_t i, int64_t, const Prologue<C>&) { return Pixels{gradient + pass.cut.image(i) * p.x.c, compute_type<C>, 0}; });
+    pass.run(arena, [&](int64_t i, int64_t, const Prologue<C>&) {
+      return Pixels{gradient + pass.cut.image(i) * p.x.c, compute_type<C>, 0};
+    });
   }
 };
 

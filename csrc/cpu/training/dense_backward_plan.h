@@ -90,9 +90,9 @@ template <class C> struct DenseBackwardPlan {
   struct Common {
     C *weight1, *weight2;
     Vectors norm1, norm2;
-    double *b, *d;         // summed over the layers that read a channel
-    C *own_b, *own_d;      // of the channels that are consumed now
-    C *sums1, *sums3;      // [slice or strip][2][channels]
+    double *b, *d;  // summed over the layers that read a channel
+    C *own_b, *own_d;  // of the channels that are consumed now
+    C *sums1, *sums3;  // [slice or strip][2][channels]
     C *dweight1, *dweight3;
     int64_t bytes;
   };
@@ -121,7 +121,10 @@ template <class C> struct DenseBackwardPlan {
     s.bytes = arena.used();
     return s;
   }
-  struct Own { C *dy, *strip, *du, *winograd, *domain, *dy1, *u; int64_t bytes; };
+  struct Own {
+    C *dy, *strip, *du, *winograd, *domain, *dy1, *u;
+    int64_t bytes;
+  };
   Own own(char* base) const {
     Arena arena(base);
     int64_t dy = 0, strip = 0, du = 0, winograd = 0, domain = 0;

@@ -62,7 +62,11 @@ template <class C> struct Body {
   }
 
   // Shared by the tasks.
-  struct Common { C *weight1, *weight2, *scale, *shift, *parts; int64_t* counts; int64_t bytes; };
+  struct Common {
+    C *weight1, *weight2, *scale, *shift, *parts;
+    int64_t* counts;
+    int64_t bytes;
+  };
   Common common() const {
     Arena arena(p.workspace);
     Common s;
@@ -76,7 +80,10 @@ template <class C> struct Body {
     return s;
   }
   // Of one task.
-  struct Own { C *strip, *input, *winograd; int64_t bytes; };
+  struct Own {
+    C *strip, *input, *winograd;
+    int64_t bytes;
+  };
   Own own(char* base) const {
     Arena arena(base);
     int64_t strip = 0, input = 0, winograd = 0;
@@ -113,7 +120,8 @@ template <class C> struct Body {
     });
     if (p.x_known) return;
     for_chunks(s, p.in_channels, [&](Share part, C* mean, C* deviation) {
-      moments<C>(at(b.data, p.type, part.first * b.pixel), p.type, b.pixel, part.size(), p.in_channels, mean, deviation);
+      moments<C>(at(b.data, p.type, part.first * b.pixel), p.type, b.pixel, part.size(), p.in_channels, mean,
+                 deviation);
     });
     merge_moments<C>(s.parts, s.counts, chunks.count, p.in_channels, p.in_channels, mean(0), variance(0));
   }
@@ -163,7 +171,8 @@ template <class C> struct Body {
         one.scratch = mine.input;
         pointwise(one);
         s.counts[i] = px.size();
-        moments<C>(one.out, p.type, stride, px.size(), stride, s.parts + i * 2 * stride, s.parts + (i * 2 + 1) * stride);
+        moments<C>(one.out, p.type, stride, px.size(), stride, s.parts + i * 2 * stride,
+                   s.parts + (i * 2 + 1) * stride);
       }
     });
     merge_moments<C>(s.parts, s.counts, chunks.count, stride, stride, static_cast<C*>(p.middle_mean) + layer * stride,
@@ -212,8 +221,8 @@ template <class C> struct Body {
   void multiply(const Nhwc& mask, int64_t n, Share rows, void* out) const {
     Storage<C>::with(p.type, [&](auto* features) {
       features = static_cast<decltype(features)>(out);
-      const auto* factor = static_cast<decltype(features)>(const_cast<void*>(mask.data)) + n * mask.image +
-                           rows.first * mask.row();
+      const auto* factor =
+          static_cast<decltype(features)>(const_cast<void*>(mask.data)) + n * mask.image + rows.first * mask.row();
       for (int64_t i = 0; i < rows.size() * b.w; ++i)
         for (int64_t c = 0; c < p.growth; c += kLanes<C>) {
           auto* at = features + i * b.pixel + c;

@@ -15,19 +15,21 @@ namespace {
 // alone; each slice has sums and weight gradients of its own, merged in order.
 template <class C> struct Body : DenseBackwardPlan<C> {
   using Plan = DenseBackwardPlan<C>;
+  using Plan::b, Plan::channels3, Plan::chunks, Plan::common, Plan::dgrad3, Plan::dmiddle, Plan::f, Plan::gradient,
+      Plan::groups, Plan::own, Plan::p, Plan::padded_width, Plan::part3, Plan::pixels, Plan::prefix, Plan::slices1,
+      Plan::slices3, Plan::strips, Plan::tasks, Plan::wgrad3;
   using typename Plan::Common;
   using typename Plan::Own;
   using typename Plan::Params;
   using typename Plan::Vectors;
-  using Plan::b, Plan::channels3, Plan::chunks, Plan::common, Plan::dgrad3, Plan::dmiddle, Plan::f, Plan::gradient, Plan::groups,
-      Plan::own, Plan::p, Plan::padded_width, Plan::part3, Plan::pixels, Plan::prefix, Plan::slices1, Plan::slices3, Plan::strips,
-      Plan::tasks, Plan::wgrad3;
 
   explicit Body(const Params& params) : Plan(params) {}
 
   int64_t workspace() const { return common().bytes + tasks * own(nullptr).bytes; }
 
-  static NormView<C> view(const Vectors& v, const Norm& norm) { return {v.scale, v.shift, static_cast<const C*>(norm.mean)}; }
+  static NormView<C> view(const Vectors& v, const Norm& norm) {
+    return {v.scale, v.shift, static_cast<const C*>(norm.mean)};
+  }
 
   // The gradient so far at channel c of pixel 0: the caller's for the layer that is undone first.
   const void* source(int64_t layer, int64_t n, int64_t pixel, int64_t c) const {
@@ -43,7 +45,8 @@ template <class C> struct Body : DenseBackwardPlan<C> {
       const Share one = share(f.bottleneck, task, tasks, 8), three = share(f.growth, task, tasks, 8);
       if (f.bottleneck)
         pack_panels1x1(transposed_view<C>(l.weight1, prefix(layer), f.bottleneck), one.first, one.last, s.weight1);
-      pack_panels3x3(transposed_view<C>(l.weight2, channels3(layer), f.growth), f.algo, three.first, three.last, s.weight2);
+      pack_panels3x3(transposed_view<C>(l.weight2, channels3(layer), f.growth), f.algo, three.first, three.last,
+                     s.weight2);
     });
   }
 
@@ -102,7 +105,8 @@ template <class C> struct Body : DenseBackwardPlan<C> {
       for (int64_t unit = some.first; unit < some.last; ++unit) {
         const int64_t slice = unit / parts;
         const Share panel = share(panels, unit % parts, parts);
-        const int64_t first = panel.first * kPanel, last = panel.last * kPanel < channels ? panel.last * kPanel : channels;
+        const int64_t first = panel.first * kPanel,
+                      last = panel.last * kPanel < channels ? panel.last * kPanel : channels;
         Nhwc in = x;
         in.data = at(x.data, p.type, first);
         in.c = last - first;
@@ -111,7 +115,8 @@ template <class C> struct Body : DenseBackwardPlan<C> {
         w.sums = s.dweight3 + slice * part + first * f.growth;
         w.scratch = mine.domain;
         if (weight)
-          for (int64_t i = 0; i < w.planes(); ++i) memset(w.sums + i * w.sum_plane, 0, size_t(in.c * f.growth) * sizeof(C));
+          for (int64_t i = 0; i < w.planes(); ++i)
+            memset(w.sums + i * w.sum_plane, 0, size_t(in.c * f.growth) * sizeof(C));
         const Share strip = share(all.count(), slice, slices);
         for (int64_t i = strip.first; i < strip.last; ++i) {
           const int64_t n = all.image(i);
@@ -121,7 +126,8 @@ template <class C> struct Body : DenseBackwardPlan<C> {
           if (!weight) continue;
           for (int64_t y = 0; y < rows.size() + 2; ++y)
             load_padded_row<C>(in, p.type, n, rows.first - 1 + y, 1, prologue, mine.strip + y * padded_width * in.c);
-          wgrad3x3_strip(&w, mine.strip, mine.dy + (padded_width + 1) * f.growth, padded_width * f.growth, rows.size(), b.w);
+          wgrad3x3_strip(&w, mine.strip, mine.dy + (padded_width + 1) * f.growth, padded_width * f.growth, rows.size(),
+                         b.w);
         }
         if (weight) wgrad3x3_flush(&w);
       }
@@ -178,7 +184,8 @@ template <class C> struct Body : DenseBackwardPlan<C> {
       const Share mine = share(channels, task, tasks);
       if (mine.size() == 0) return;
       for (int64_t i = 0; i < w.planes(); ++i)
-        merge_parts(s.dweight3, slices, part, i * w.sum_plane + mine.first * f.growth, i * w.sum_plane + mine.last * f.growth);
+        merge_parts(s.dweight3, slices, part, i * w.sum_plane + mine.first * f.growth,
+                    i * w.sum_plane + mine.last * f.growth);
       wgrad3x3_store(w, mine.first, mine.last, static_cast<C*>(p.gradients[layer].weight2));
     });
   }
@@ -196,7 +203,8 @@ template <class C> struct Body : DenseBackwardPlan<C> {
       for (int64_t unit = some.first; unit < some.last; ++unit) {
         const int64_t slice = unit / parts;
         const Share panel = share(panels, unit % parts, parts);
-        const int64_t first = panel.first * kPanel, last = panel.last * kPanel < channels ? panel.last * kPanel : channels;
+        const int64_t first = panel.first * kPanel,
+                      last = panel.last * kPanel < channels ? panel.last * kPanel : channels;
         C* sums = s.sums1 + slice * 2 * channels;
         C* dweight = slices1 > 1 ? s.dweight1 + slice * f.bottleneck * channels : whole;
         memset(sums + first, 0, size_t(last - first) * sizeof(C));
@@ -242,7 +250,8 @@ template <class C> struct Body : DenseBackwardPlan<C> {
   }
 
   // One panel of input channels of the 1x1, over one chunk of pixels.
-  void back1_panel(int64_t layer, Share px, int64_t panel, const Common& s, const Own& mine, C* sums, C* dweight) const {
+  void back1_panel(int64_t layer, Share px, int64_t panel, const Common& s, const Own& mine, C* sums,
+                   C* dweight) const {
     const int64_t channels = prefix(layer), first = panel * kPanel;
     const int64_t width = channels - first < kPanel ? channels - first : kPanel;
     const void* x = at(b.data, p.type, px.first * b.pixel + first);
@@ -257,7 +266,8 @@ template <class C> struct Body : DenseBackwardPlan<C> {
     g.out_inner = width;
     gemm(g);
     if (dweight) {
-      load_pixels<C>(x, p.type, b.pixel, px.size(), width, {s.norm1.scale + first, s.norm1.shift + first, Act::relu}, mine.u);
+      load_pixels<C>(x, p.type, b.pixel, px.size(), width, {s.norm1.scale + first, s.norm1.shift + first, Act::relu},
+                     mine.u);
       Wgrad<C> w;
       w.inner = px.size();
       w.dy = mine.dy1;

@@ -16,7 +16,8 @@ template <class C> struct InputGradient {
 
   const BnActConv2dBackwardParams& p;
   const Source<C>& source;
-  const int64_t taps = p.window.kernel[0] * p.window.kernel[1], outputs = p.dy.c, channels = p.x.c, depth = taps * channels;
+  const int64_t taps = p.window.kernel[0] * p.window.kernel[1], outputs = p.dy.c, channels = p.x.c,
+                depth = taps * channels;
   const Way way = way_of();
   const Algo algo = way == Way::turned && p.type != DType::f64 && outputs >= 16 ? Algo::winograd2 : Algo::direct;
   const Cut cut = cut_of();  // of dx
@@ -26,8 +27,8 @@ template <class C> struct InputGradient {
   Way way_of() const {
     const Window& w = p.window;
     if (source.pointwise || p.pool) return Way::product;
-    const bool turns = w.kernel[0] == 3 && w.kernel[1] == 3 && w.stride[0] == 1 && w.stride[1] == 1 && w.dilation[0] == 1 &&
-                       w.dilation[1] == 1 && w.padding[0] <= 2 && w.padding[1] <= 2;
+    const bool turns = w.kernel[0] == 3 && w.kernel[1] == 3 && w.stride[0] == 1 && w.stride[1] == 1 &&
+                       w.dilation[0] == 1 && w.dilation[1] == 1 && w.padding[0] <= 2 && w.padding[1] <= 2;
     return turns ? Way::turned : Way::scatter;
   }
   int64_t pad(int axis) const { return 2 - p.window.padding[axis]; }
@@ -93,7 +94,8 @@ template <class C> struct InputGradient {
     return s;
   }
 
-  void multiply(const Strip<C>& dy, int64_t outer, int64_t inner, const C* weights, int64_t columns, C* out, Share panel) const {
+  void multiply(const Strip<C>& dy, int64_t outer, int64_t inner, const C* weights, int64_t columns, C* out,
+                Share panel) const {
     Gemm<C> g;
     g.outer = outer;
     g.inner = inner;
@@ -146,8 +148,8 @@ template <class C> struct InputGradient {
     const auto pixels = [&](int64_t x, int64_t dx, const C* gradient, int64_t step, int64_t stride, int64_t number) {
       const Pixels in{at(p.x.data, p.type, x + first), p.type, step * p.x.pixel};
       void* out = p.dx.data ? at(p.dx.data, p.type, dx + first) : nullptr;
-      norm_backward<C>(n, in, {gradient + first, compute_type<C>, stride}, number, count, out, step * p.dx.pixel, sums + first,
-                       channels);
+      norm_backward<C>(n, in, {gradient + first, compute_type<C>, stride}, number, count, out, step * p.dx.pixel,
+                       sums + first, channels);
     };
     if (!p.pool) {
       const bool points = source.pointwise;
@@ -164,8 +166,7 @@ template <class C> struct InputGradient {
       const bool inside = y < top + rows;
       const C* from = du + (y - top) / 2 * p.dy.w * channels;
       if (inside)
-        for (int64_t i = 0; i < 2; ++i)
-          pixels(x + i * p.x.pixel, dx + i * p.dx.pixel, from, 2, channels, p.dy.w);
+        for (int64_t i = 0; i < 2; ++i) pixels(x + i * p.x.pixel, dx + i * p.dx.pixel, from, 2, channels, p.dy.w);
       const int64_t behind = inside ? 2 * p.dy.w : 0;
       if (p.dx.data && behind < p.x.w)
         for (int64_t i = behind; i < p.x.w; ++i)
@@ -184,7 +185,8 @@ template <class C> struct InputGradient {
     } else if (way == Way::turned) {
       StripConv<C> c = turned_conv(cut.height(i));
       for (int64_t y = 0; y < c.in_rows; ++y)
-        load_padded_row<C>(p.dy, p.type, cut.image(i), cut.row(i) - pad(0) + y, pad(1), Prologue<C>{}, o.rows + y * c.in_row);
+        load_padded_row<C>(p.dy, p.type, cut.image(i), cut.row(i) - pad(0) + y, pad(1), Prologue<C>{},
+                           o.rows + y * c.in_row);
       c.in = o.rows;
       c.weights = packed;
       c.out = o.du;

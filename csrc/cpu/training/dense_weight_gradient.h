@@ -9,7 +9,8 @@ namespace LIGHTOPS_ISA {
 
 template <class C> struct WeightGradient {
   const BnActConv2dBackwardParams& p;
-  const int64_t taps = p.window.kernel[0] * p.window.kernel[1], outputs = p.dy.c, channels = p.x.c, depth = taps * channels;
+  const int64_t taps = p.window.kernel[0] * p.window.kernel[1], outputs = p.dy.c, channels = p.x.c,
+                depth = taps * channels;
   const int64_t size = outputs * depth;
   // Few input channels (stems) would leave the vectors of the product empty: then the outputs lie along them, and dw is
   // [depth][outputs].

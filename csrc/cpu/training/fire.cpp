@@ -19,7 +19,10 @@ template <class C> struct Body {
 
   explicit Body(const FireTrainParams& params) : p(params) {}
 
-  struct Packed { C *ws, *w1, *w3; int64_t bytes; };
+  struct Packed {
+    C *ws, *w1, *w3;
+    int64_t bytes;
+  };
   Packed packed() const {
     Arena arena(p.workspace);
     Packed s;

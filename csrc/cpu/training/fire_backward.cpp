@@ -9,7 +9,8 @@ namespace {
 
 // out[p][c] = dout where y > 0; NaN counts as positive, as in torch's threshold.
 template <bool Whole, class C, class T>
-void mask_pixels(const T* dout, int64_t dout_stride, const T* y, int64_t y_stride, int64_t pixels, int64_t channels, C* out) {
+void mask_pixels(const T* dout, int64_t dout_stride, const T* y, int64_t y_stride, int64_t pixels, int64_t channels,
+                 C* out) {
   constexpr int64_t L = kLanes<C>;
   for (int64_t i = 0; i < pixels; ++i, dout += dout_stride, y += y_stride, out += channels)
     for (int64_t c = 0; c < channels; c += L) {
@@ -35,12 +36,12 @@ void load_masked(const void* dout, int64_t dout_stride, const void* y, int64_t y
 // of the weights, by slices of pixels and groups of channels. Slices depend on the sizes alone and are merged in order.
 template <class C> struct Body : FireBackwardPlan<C> {
   using Plan = FireBackwardPlan<C>;
+  using Plan::common, Plan::dgrad3, Plan::expand1, Plan::expand3, Plan::grain, Plan::height, Plan::kGroup, Plan::kept,
+      Plan::kRows, Plan::own, Plan::p, Plan::padded_width, Plan::rows, Plan::slices, Plan::squeeze, Plan::tasks,
+      Plan::together, Plan::wgrad3, Plan::width;
   using typename Plan::Common;
   using typename Plan::Own;
   using typename Plan::Sums;
-  using Plan::common, Plan::dgrad3, Plan::expand1, Plan::expand3, Plan::grain, Plan::height, Plan::kGroup, Plan::kept, Plan::kRows,
-      Plan::own, Plan::p, Plan::padded_width, Plan::rows, Plan::slices, Plan::squeeze, Plan::tasks, Plan::together, Plan::wgrad3,
-      Plan::width;
 
   explicit Body(const FireTrainBackwardParams& params) : Plan(params) {}
 
@@ -103,8 +104,8 @@ template <class C> struct Body : FireBackwardPlan<C> {
   }
   void load_d(int64_t n, int64_t y, int64_t number, int64_t first, int64_t count, C* out) const {
     load_masked<C>(at(p.dout.data, p.type, n * p.dout.image + y * p.dout.row() + first), p.dout.pixel,
-                   at(p.out.data, p.type, n * p.out.image + y * p.out.row() + first), p.out.pixel, p.type, number * width,
-                   count, out);
+                   at(p.out.data, p.type, n * p.out.image + y * p.out.row() + first), p.out.pixel, p.type,
+                   number * width, count, out);
   }
 
   void strip(int64_t n, int64_t y, int64_t count, const Common& s, const Own& mine) const {
@@ -311,14 +312,17 @@ template <class C> struct Body : FireBackwardPlan<C> {
     });
   }
 
-  const C* squeezed(int64_t n, int64_t y) const { return static_cast<const C*>(p.squeeze) + (n * height + y) * width * squeeze; }
+  const C* squeezed(int64_t n, int64_t y) const {
+    return static_cast<const C*>(p.squeeze) + (n * height + y) * width * squeeze;
+  }
 
   void finish(const Common& s) const {
     for_tasks(p.parallel, tasks, [&](int64_t task) {
       const Share mine = share(squeeze, task, tasks);
       const auto merge = [&](const Sums& sums, int64_t planes, int64_t channels) {
         for (int64_t i = 0; i < planes; ++i)
-          merge_parts(sums.weight, slices, sums.size, (i * squeeze + mine.first) * channels, (i * squeeze + mine.last) * channels);
+          merge_parts(sums.weight, slices, sums.size, (i * squeeze + mine.first) * channels,
+                      (i * squeeze + mine.last) * channels);
       };
       if (p.dw3) {
         Wgrad3x3<C> w = wgrad3(expand3);

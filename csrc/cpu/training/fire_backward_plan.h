@@ -65,8 +65,15 @@ template <class C> struct FireBackwardPlan {
   int64_t group3() const { return together || expand3 < kGroup ? expand3 : kGroup; }
 
   // A weight's gradient: sums [slice][size] behind each other, and the bias's [slice][outputs].
-  struct Sums { C *weight, *bias; int64_t size, outputs; };
-  struct Common { C *again, *ws, *w1, *w3; Sums first, one, three; int64_t bytes; };
+  struct Sums {
+    C *weight, *bias;
+    int64_t size, outputs;
+  };
+  struct Common {
+    C *again, *ws, *w1, *w3;
+    Sums first, one, three;
+    int64_t bytes;
+  };
   Common common() const {
     Arena arena(p.workspace);
     const auto sums = [&](int64_t size, int64_t outputs) {
@@ -86,7 +93,10 @@ template <class C> struct FireBackwardPlan {
     s.bytes = arena.used();
     return s;
   }
-  struct Own { C *d3, *d1, *ds, *s, *input, *winograd, *domain; int64_t bytes; };
+  struct Own {
+    C *d3, *d1, *ds, *s, *input, *winograd, *domain;
+    int64_t bytes;
+  };
   Own own(char* base) const {
     Arena arena(base);
     const int64_t most = rows > kRows ? rows : kRows, inner = most * width;

@@ -34,7 +34,10 @@ template <class C> struct Forward {
 
   explicit Forward(const StemTrainParams& params) : p(params) {}
 
-  struct Weights { C *ordered, *packed; int64_t bytes; };
+  struct Weights {
+    C *ordered, *packed;
+    int64_t bytes;
+  };
   Weights weights() const {
     Arena arena(p.workspace);
     Weights w;
@@ -139,17 +142,19 @@ template <class C> struct Backward {
     const int64_t reach = first + p.pool.padding[0] - p.pool.kernel[0] + 1;
     const int64_t end = (last - 1 + p.pool.padding[0]) / p.pool.stride[0] + 1;
     for (int64_t y = reach <= 0 ? 0 : ceil_div(reach, p.pool.stride[0]); y < (end < p.out.h ? end : p.out.h); ++y)
-      unpool_places(pool_row(p.pool, height, width, p.out, y),
-                    static_cast<const C*>(p.dout.data) + n * p.dout.image + y * p.dout.row(), p.dout.pixel,
-                    p.act == Act::none ? nullptr : static_cast<const C*>(p.out.data) + n * p.out.image + y * p.out.row(),
-                    p.out.pixel, p.places + (n * p.out.h + y) * p.out.w * outputs, first, last, dy);
+      unpool_places(
+          pool_row(p.pool, height, width, p.out, y),
+          static_cast<const C*>(p.dout.data) + n * p.dout.image + y * p.dout.row(), p.dout.pixel,
+          p.act == Act::none ? nullptr : static_cast<const C*>(p.out.data) + n * p.out.image + y * p.out.row(),
+          p.out.pixel, p.places + (n * p.out.h + y) * p.out.w * outputs, first, last, dy);
   }
 
   // The outputs lie along vectors: an image has too few channels.
   void add_weight(int64_t n, int64_t first, int64_t last, const Own& o, C* sums) const {
     const int64_t row = padded_width * p.x.c;
     for (int64_t i = 0; i < input_rows(last - first); ++i)
-      load_padded_row<C>(p.x, p.type, n, first * w.stride[0] - w.padding[0] + i, w.padding[1], Prologue<C>{}, o.input + i * row);
+      load_padded_row<C>(p.x, p.type, n, first * w.stride[0] - w.padding[0] + i, w.padding[1], Prologue<C>{},
+                         o.input + i * row);
     Wgrad<C> g;
     g.outer = last - first;
     g.inner = width;

@@ -47,7 +47,8 @@ int launch_bn_act(const BnActArgs& a, Stream stream) {
 }
 
 NormGradient gradient_of(const BnActBackwardParams& p) {
-  return norm_gradient(p.dy, p.x, p.dx, p.type, p.norm, p.act, static_cast<float*>(p.dgamma), static_cast<float*>(p.dbeta));
+  return norm_gradient(p.dy, p.x, p.dx, p.type, p.norm, p.act, static_cast<float*>(p.dgamma),
+                       static_cast<float*>(p.dbeta));
 }
 
 }  // namespace
@@ -59,10 +60,12 @@ Result bn_act_cuda(const BnActParams& p, const Device&, StreamHandle stream) {
   const int bytes = element_bytes(p.type);
   Nhwc x = p.x, residual = p.residual, out = p.out;
   join_images({&x, &residual, &out});
-  BnActArgs a{plan_pass(x, bytes), view_of(x, bytes), view_of(residual, bytes), view_of(out, bytes), norm_args(p.norm),
-              static_cast<int>(p.act)};
+  BnActArgs a{plan_pass(x, bytes), view_of(x, bytes), view_of(residual, bytes),
+              view_of(out, bytes), norm_args(p.norm), static_cast<int>(p.act)};
   const auto on = static_cast<Stream>(stream);
-  return {nullptr, p.type == DType::f16 ? launch_bn_act<F16>(a, on) : p.type == DType::bf16 ? launch_bn_act<BF16>(a, on) : launch_bn_act<F32>(a, on)};
+  return {nullptr, p.type == DType::f16    ? launch_bn_act<F16>(a, on)
+                   : p.type == DType::bf16 ? launch_bn_act<BF16>(a, on)
+                                           : launch_bn_act<F32>(a, on)};
 }
 
 int64_t bn_act_backward_cuda_workspace(const BnActBackwardParams& p, const Device& device) {

@@ -104,7 +104,8 @@ Backward plan_backward(const BnActConv2dBackwardParams& p, const Device& device)
     const int64_t pixel = packed_row(p.x.c, bytes), h = p.pool ? p.dy.h : p.x.h, w = p.pool ? p.dy.w : p.x.w;
     Nhwc du = p.dx;
     if (p.pool || !p.dx.data) {
-      const Nhwc own{pieces.take<unsigned char>(p.x.n * h * w * pixel * bytes), p.x.n, h, w, p.x.c, pixel, h * w * pixel};
+      const Nhwc own{
+          pieces.take<unsigned char>(p.x.n * h * w * pixel * bytes), p.x.n, h, w, p.x.c, pixel, h * w * pixel};
       du = own;
     }
     b.input.dy = p.dy;
@@ -112,7 +113,8 @@ Backward plan_backward(const BnActConv2dBackwardParams& p, const Device& device)
     b.input.type = p.type;
     b.input.weight = weight_of(p);
     b.input.window = p.window;
-    b.norm = norm_gradient(du, p.x, p.dx, p.type, p.norm, p.act, static_cast<float*>(p.dgamma), static_cast<float*>(p.dbeta));
+    b.norm = norm_gradient(du, p.x, p.dx, p.type, p.norm, p.act, static_cast<float*>(p.dgamma),
+                           static_cast<float*>(p.dbeta));
     b.norm.pooled = p.pool;
     b.norm.gain = p.pool ? 0.25f : 1.f;
     rest = std::max({rest, input_gradient_workspace(b.input, device), norm_backward_workspace(b.norm, device)});
@@ -122,7 +124,8 @@ Backward plan_backward(const BnActConv2dBackwardParams& p, const Device& device)
   return b;
 }
 
-Result gradient_of_input(const BnActConv2dBackwardParams& p, const Backward& b, const Device& device, StreamHandle stream) {
+Result gradient_of_input(const BnActConv2dBackwardParams& p, const Backward& b, const Device& device,
+                         StreamHandle stream) {
   const Result result = run_input_gradient(b.input, b.rest, device, stream);
   const bool done = !p.norm.mean && p.act == Act::none && !p.pool;
   return result.ok() && !done ? run_norm_backward(b.norm, b.rest, device, stream) : result;
@@ -143,7 +146,8 @@ Result bn_act_dense_cuda(const BnActConv2dParams& p, const Device& device, Strea
   if (result.ok() && f.bias) result = run_widen(p.bias, p.type, p.y.c, f.bias, stream);
   if (!result.ok()) return result;
   if (!p.mean) return run_conv(f.conv, p.type, device, f.rest, stream);
-  return run_conv_stats(f.conv, p.type, static_cast<float*>(p.mean), static_cast<float*>(p.var), f.rest, device, stream);
+  return run_conv_stats(f.conv, p.type, static_cast<float*>(p.mean), static_cast<float*>(p.var), f.rest, device,
+                        stream);
 }
 
 int64_t bn_act_dense_backward_cuda_workspace(const BnActConv2dBackwardParams& p, const Device& device) {
@@ -155,10 +159,8 @@ Result bn_act_dense_backward_cuda(const BnActConv2dBackwardParams& p, const Devi
   const Backward b = plan_backward(p, device);
   Result result;
   if (b.scale) result = run_affine(p.norm, p.x.c, b.scale, b.shift, stream);
-  if (result.ok() && p.dweight)
-    result = run_wgrad(b.wgrad, b.rest, device, stream);
-  else if (result.ok() && p.dbias)
-    result = run_channel_sum(p.dy, p.type, p.dbias, b.rest, stream);
+  if (result.ok() && p.dweight) result = run_wgrad(b.wgrad, b.rest, device, stream);
+  else if (result.ok() && p.dbias) result = run_channel_sum(p.dy, p.type, p.dbias, b.rest, stream);
   return result.ok() && b.wants_input ? gradient_of_input(p, b, device, stream) : result;
 }
 

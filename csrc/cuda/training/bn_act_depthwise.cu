@@ -11,8 +11,11 @@ namespace lightops::cuda {
 namespace {
 
 template <class Math, int kKernel, int kStride>
-LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kDepthwiseThreads, kKernel == 3 && sizeof(typename Math::Store) == 2 ? 5 - kStride : 2) depthwise_kernel(LIGHTOPS_PARAMS(DepthwiseArgs) a) {
-  constexpr int kCells = depthwise_cells(kKernel, kStride), kWide = (kCells - 1) * kStride + kKernel, kTaps = kKernel * kKernel;
+LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kDepthwiseThreads,
+                                       kKernel == 3 && sizeof(typename Math::Store) == 2 ? 5 - kStride : 2)
+    depthwise_kernel(LIGHTOPS_PARAMS(DepthwiseArgs) a) {
+  constexpr int kCells = depthwise_cells(kKernel, kStride), kWide = (kCells - 1) * kStride + kKernel,
+                kTaps = kKernel * kKernel;
   const DepthwiseThread thread(a.pass, a.x.channels);
   const int c = thread.channel;
   const ThreadNorm<2> norm(a.norm, c, a.x.channels, thread.on);
@@ -21,11 +24,13 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kDepthwiseThreads, kKernel == 3 && sizeof
   load_weights<Math>(weight, a.weight, c, a.x.channels, thread.on);
   const auto* const biases = reinterpret_cast<const typename Math::Store*>(a.bias);
 #pragma unroll
-  for (int e = 0; e < 2; ++e) bias[e] = biases ? Math::load(load_global(biases + c + e, thread.on && c + e < a.x.channels)) : 0.f;
+  for (int e = 0; e < 2; ++e)
+    bias[e] = biases ? Math::load(load_global(biases + c + e, thread.on && c + e < a.x.channels)) : 0.f;
   Moments<2> moments;
   thread.each(a.pass, kCells, [&](int image, int first, int column, bool on) {
     const int x0 = column * kStride - a.pad_w;
-    const unsigned columns = on ? columns_inside<kWide>(x0, a.x.width) : 0u, cells = on ? columns_inside<kCells>(column, a.y.width) : 0u;
+    const unsigned columns = on ? columns_inside<kWide>(x0, a.x.width) : 0u,
+                   cells = on ? columns_inside<kCells>(column, a.y.width) : 0u;
     float window[kKernel][kWide][2];
     RowOfPairs<Math, kWide> coming[kStride];
     // u of a row of the window; the padding is zeros of u.
@@ -52,7 +57,8 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kDepthwiseThreads, kKernel == 3 && sizeof
       const int y = first + r;
 #pragma unroll
       for (int s = 0; s < kStride; ++s)
-        coming[s].load(a.x, image, y0 + (r + 1) * kStride + kKernel - kStride + s, x0, c, r + 1 < a.pass.rows ? columns : 0u);
+        coming[s].load(a.x, image, y0 + (r + 1) * kStride + kKernel - kStride + s, x0, c,
+                       r + 1 < a.pass.rows ? columns : 0u);
       const int64_t start = pixel_offset(a.y, image, static_cast<int64_t>(y) * a.y.width + column);
 #pragma unroll
       for (int i = 0; i < kCells; ++i) {
@@ -60,7 +66,8 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kDepthwiseThreads, kKernel == 3 && sizeof
 #pragma unroll
         for (int k = 0; k < kTaps; ++k)
 #pragma unroll
-          for (int e = 0; e < 2; ++e) v[e] = multiply_add(window[k / kKernel][i * kStride + k % kKernel][e], weight[k][e], v[e]);
+          for (int e = 0; e < 2; ++e)
+            v[e] = multiply_add(window[k / kKernel][i * kStride + k % kKernel][e], weight[k][e], v[e]);
 #pragma unroll
         for (int e = 0; e < 2; ++e) v[e] += bias[e];
         PairType<Math> raw;
@@ -96,7 +103,8 @@ int launch_depthwise(const DepthwiseArgs& a, Stream stream) {
 }
 template <class Math>
 int launch_depthwise(const DepthwiseArgs& a, const Window& w, Stream stream) {
-  if (w.kernel[0] == 3) return w.stride[0] == 1 ? launch_depthwise<Math, 3, 1>(a, stream) : launch_depthwise<Math, 3, 2>(a, stream);
+  if (w.kernel[0] == 3)
+    return w.stride[0] == 1 ? launch_depthwise<Math, 3, 1>(a, stream) : launch_depthwise<Math, 3, 2>(a, stream);
   return w.stride[0] == 1 ? launch_depthwise<Math, 5, 1>(a, stream) : launch_depthwise<Math, 5, 2>(a, stream);
 }
 
@@ -154,10 +162,11 @@ Result bn_act_depthwise_cuda(const BnActConv2dParams& p, const Device&, StreamHa
   if (const char* refusal = pass_refusal(p.x, p.type)) return {refusal, 0};
   const Plan plan = plan_forward(p);
   const DepthwiseArgs& a = plan.args.of;
-  const int error = plan.strips ? launch_strips(a, p, static_cast<Stream>(stream)) : launch_depthwise_loop(plan.args, p.type, stream);
+  const int error =
+      plan.strips ? launch_strips(a, p, static_cast<Stream>(stream)) : launch_depthwise_loop(plan.args, p.type, stream);
   if (error || !p.mean) return {nullptr, error};
-  return run_merge_stats({a.moments, a.counts, plan.parts, a.x.channels, p.y.n * p.y.h * p.y.w}, static_cast<float*>(p.mean),
-                         static_cast<float*>(p.var), stream);
+  return run_merge_stats({a.moments, a.counts, plan.parts, a.x.channels, p.y.n * p.y.h * p.y.w},
+                         static_cast<float*>(p.mean), static_cast<float*>(p.var), stream);
 }
 
 }  // namespace lightops::cuda

@@ -11,20 +11,22 @@ namespace {
 
 struct WindowArgs {
   ChannelPass pass;  // of the windows; in gather_kernel of x
-  View x, y, dx;     // y: out, or dy
+  View x, y, dx;  // y: out, or dy
   NormArgs norm;
   int act;
   Geometry window;
   float by_stride_h, by_stride_w;
   unsigned char* places;  // [images][windows][place_pitch]: place of the maximum, ky * kernel_w + kx
   int place_pitch;
-  float* sums;            // or null
+  float* sums;  // or null
   const float *slope, *constant;
 };
 
 // number / divisor for numbers below 2^20 and by = 1 / divisor: half a step away from the next integer, rounding does not reach it.
 constexpr int kQuotientLimit = 1 << 20;
-LIGHTOPS_DEVICE int quotient(int number, float by) { return static_cast<int>((static_cast<float>(number) + 0.5f) * by); }
+LIGHTOPS_DEVICE int quotient(int number, float by) {
+  return static_cast<int>((static_cast<float>(number) + 0.5f) * by);
+}
 
 // The places of a chunk of channels, a byte each. Their rows are whole chunks whatever x's are.
 template <class Math>
@@ -56,7 +58,8 @@ LIGHTOPS_DEVICE void each_in_window(const WindowArgs& a, Pixel p, int channel, c
 
 // u of a chunk, rounded as if it had been stored.
 template <class Math>
-LIGHTOPS_DEVICE Vec16 normalised(const ThreadNorm<kChunkElements<Math>>& norm, const Activation<Math>& act, const Vec16& raw) {
+LIGHTOPS_DEVICE Vec16 normalised(const ThreadNorm<kChunkElements<Math>>& norm, const Activation<Math>& act,
+                                 const Vec16& raw) {
   float v[kChunkElements<Math>];
   unpack<Math>(raw, v);
   norm.apply(v);
@@ -71,17 +74,18 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kPassThreads, 3) pool_kernel(LIGHTOPS_PAR
   const PassThread<Math> thread(a.pass, a.x.channels, block_y());
   const ThreadNorm<kChunkElements<Math>> norm(a.norm, thread.channel, a.x.channels, thread.on);
   const Activation<Math> act(a.act);
-  thread.template each<1>([](int, Pixel) {}, [&](int, Pixel p) {
-    Vec16 best{};
-    bool any = false;
-    each_in_window<Math>(a, p, thread.channel, [&](int, const Vec16& raw) {
-      const Vec16 u = normalised(norm, act, raw);
+  thread.template each<1>([](int, Pixel) {},
+                          [&](int, Pixel p) {
+                            Vec16 best{};
+                            bool any = false;
+                            each_in_window<Math>(a, p, thread.channel, [&](int, const Vec16& raw) {
+                              const Vec16 u = normalised(norm, act, raw);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) best.w[i] = any ? Math::max_word(best.w[i], u.w[i]) : u.w[i];
-      any = true;
-    });
-    store_chunk<Math>(a.y, offset_of(a.y, p), thread.channel, best, true);
-  });
+                              for (int i = 0; i < 4; ++i) best.w[i] = any ? Math::max_word(best.w[i], u.w[i]) : u.w[i];
+                              any = true;
+                            });
+                            store_chunk<Math>(a.y, offset_of(a.y, p), thread.channel, best, true);
+                          });
 }
 
 // The first maximum in row order; a NaN before any number, the last of them, as torch.
@@ -95,39 +99,42 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kPassThreads, 2) find_kernel(LIGHTOPS_PAR
   const Slope through(a.act);
   float mean[kElements], sums[2][kElements] = {};
   load_vector(mean, a.norm.mean, c, a.x.channels, thread.on);
-  thread.template each<1>([](int, Pixel) {}, [&](int, Pixel p) {
-    float best[kElements], from[kElements];
-    int place[kElements];
+  thread.template each<1>([](int, Pixel) {},
+                          [&](int, Pixel p) {
+                            float best[kElements], from[kElements];
+                            int place[kElements];
 #pragma unroll
-    for (int e = 0; e < kElements; ++e) best[e] = bits_to_float(0xff800000u), from[e] = 0.f, place[e] = -1;
-    each_in_window<Math>(a, p, c, [&](int at, const Vec16& raw) {
-      float x[kElements], u[kElements];
-      unpack<Math>(raw, x);
-      unpack<Math>(normalised(norm, act, raw), u);
+                            for (int e = 0; e < kElements; ++e)
+                              best[e] = bits_to_float(0xff800000u), from[e] = 0.f, place[e] = -1;
+                            each_in_window<Math>(a, p, c, [&](int at, const Vec16& raw) {
+                              float x[kElements], u[kElements];
+                              unpack<Math>(raw, x);
+                              unpack<Math>(normalised(norm, act, raw), u);
 #pragma unroll
-      for (int e = 0; e < kElements; ++e) {
-        const bool better = u[e] > best[e] || u[e] != u[e] || place[e] < 0;
-        best[e] = better ? u[e] : best[e];
-        from[e] = better ? x[e] : from[e];
-        place[e] = better ? at : place[e];
-      }
-    });
-    Places<Math> packed{};
+                              for (int e = 0; e < kElements; ++e) {
+                                const bool better = u[e] > best[e] || u[e] != u[e] || place[e] < 0;
+                                best[e] = better ? u[e] : best[e];
+                                from[e] = better ? x[e] : from[e];
+                                place[e] = better ? at : place[e];
+                              }
+                            });
+                            Places<Math> packed{};
 #pragma unroll
-    for (int e = 0; e < kElements; ++e) packed.w[e / 4] |= static_cast<uint32_t>(place[e] & 255) << (e % 4 * 8);
-    store_global(places_of<Math>(a, p, c), packed);
-    if (!a.sums) return;
-    float dz[kElements], z[kElements];
-    unpack<Math>(load_chunk<Math>(a.y, offset_of(a.y, p), c, true), dz);
+                            for (int e = 0; e < kElements; ++e)
+                              packed.w[e / 4] |= static_cast<uint32_t>(place[e] & 255) << (e % 4 * 8);
+                            store_global(places_of<Math>(a, p, c), packed);
+                            if (!a.sums) return;
+                            float dz[kElements], z[kElements];
+                            unpack<Math>(load_chunk<Math>(a.y, offset_of(a.y, p), c, true), dz);
 #pragma unroll
-    for (int e = 0; e < kElements; ++e) z[e] = norm(e, from[e]);
-    through.apply(dz, z);
+                            for (int e = 0; e < kElements; ++e) z[e] = norm(e, from[e]);
+                            through.apply(dz, z);
 #pragma unroll
-    for (int e = 0; e < kElements; ++e) {
-      sums[0][e] += dz[e];
-      sums[1][e] = multiply_add(dz[e], from[e] - mean[e], sums[1][e]);
-    }
-  });
+                            for (int e = 0; e < kElements; ++e) {
+                              sums[0][e] += dz[e];
+                              sums[1][e] = multiply_add(dz[e], from[e] - mean[e], sums[1][e]);
+                            }
+                          });
   if (!a.sums) return;
   const int first = block_x() * a.pass.columns * kElements;
   sum_lanes(a.pass, sums, [&](int channel, const float (&total)[2]) {
@@ -150,35 +157,39 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kPassThreads, 2) gather_kernel(LIGHTOPS_P
   load_vector(mean, a.norm.mean, c, a.x.channels, thread.on);
   load_vector(slope, a.slope, c, a.x.channels, thread.on);
   load_vector(constant, a.constant, c, a.x.channels, thread.on);
-  thread.template each<1>([](int, Pixel) {}, [&](int, Pixel p) {
-    const Vec16 raw = load_chunk<Math>(a.x, offset_of(a.x, p), c, true);
-    float dz[kElements] = {};
-    // The windows over a pixel are those that start at most kernel - 1 before it.
-    const int y = p.row + g.pad_h, x = p.column + g.pad_w;
-    const int last_y = quotient(y, a.by_stride_h), last_x = quotient(x, a.by_stride_w);
-    for (int oy = last_y; oy >= 0 && y - oy * g.stride_h < g.kernel_h; --oy) {
-      if (oy >= a.y.height) continue;
+  thread.template each<1>([](int, Pixel) {},
+                          [&](int, Pixel p) {
+                            const Vec16 raw = load_chunk<Math>(a.x, offset_of(a.x, p), c, true);
+                            float dz[kElements] = {};
+                            // The windows over a pixel are those that start at most kernel - 1 before it.
+                            const int y = p.row + g.pad_h, x = p.column + g.pad_w;
+                            const int last_y = quotient(y, a.by_stride_h), last_x = quotient(x, a.by_stride_w);
+                            for (int oy = last_y; oy >= 0 && y - oy * g.stride_h < g.kernel_h; --oy) {
+                              if (oy >= a.y.height) continue;
 #pragma unroll 2
-      for (int ox = last_x; ox >= 0 && x - ox * g.stride_w < g.kernel_w; --ox) {
-        if (ox >= a.y.width) continue;
-        const Pixel at{p.image, oy, ox, true};
-        const auto mine = static_cast<uint32_t>((y - oy * g.stride_h) * g.kernel_w + x - ox * g.stride_w);
-        const Places<Math> chosen = load_global(places_of<Math>(a, at, c));
-        float dy[kElements];
-        unpack<Math>(load_chunk<Math>(a.y, offset_of(a.y, at), c, true), dy);
+                              for (int ox = last_x; ox >= 0 && x - ox * g.stride_w < g.kernel_w; --ox) {
+                                if (ox >= a.y.width) continue;
+                                const Pixel at{p.image, oy, ox, true};
+                                const auto mine =
+                                    static_cast<uint32_t>((y - oy * g.stride_h) * g.kernel_w + x - ox * g.stride_w);
+                                const Places<Math> chosen = load_global(places_of<Math>(a, at, c));
+                                float dy[kElements];
+                                unpack<Math>(load_chunk<Math>(a.y, offset_of(a.y, at), c, true), dy);
 #pragma unroll
-        for (int e = 0; e < kElements; ++e) dz[e] += (chosen.w[e / 4] >> (e % 4 * 8) & 255u) == mine ? dy[e] : 0.f;
-      }
-    }
-    float v[kElements], z[kElements];
-    unpack<Math>(raw, v);
+                                for (int e = 0; e < kElements; ++e)
+                                  dz[e] += (chosen.w[e / 4] >> (e % 4 * 8) & 255u) == mine ? dy[e] : 0.f;
+                              }
+                            }
+                            float v[kElements], z[kElements];
+                            unpack<Math>(raw, v);
 #pragma unroll
-    for (int e = 0; e < kElements; ++e) z[e] = norm(e, v[e]);
-    through.apply(dz, z);
+                            for (int e = 0; e < kElements; ++e) z[e] = norm(e, v[e]);
+                            through.apply(dz, z);
 #pragma unroll
-    for (int e = 0; e < kElements; ++e) dz[e] = combine(dz[e] * norm.scale[e], v[e] - mean[e], slope[e], constant[e], a.slope);
-    store_chunk<Math>(a.dx, offset_of(a.dx, p), c, pack<Math>(dz), true);
-  });
+                            for (int e = 0; e < kElements; ++e)
+                              dz[e] = combine(dz[e] * norm.scale[e], v[e] - mean[e], slope[e], constant[e], a.slope);
+                            store_chunk<Math>(a.dx, offset_of(a.dx, p), c, pack<Math>(dz), true);
+                          });
 }
 
 using Kernel = int (*)(const WindowArgs&, Stream);
@@ -188,7 +199,8 @@ int launch_pool(const WindowArgs& a, Stream stream) {
 }
 template <class Math>
 int launch_find(const WindowArgs& a, Stream stream) {
-  return launch<find_kernel<Math>>(a.pass.groups, a.pass.parts, 1, kPassThreads, kSumBytes<kChunkElements<Math>, 2>, stream, a);
+  return launch<find_kernel<Math>>(a.pass.groups, a.pass.parts, 1, kPassThreads, kSumBytes<kChunkElements<Math>, 2>,
+                                   stream, a);
 }
 template <class Math>
 int launch_gather(const WindowArgs& a, Stream stream) {
@@ -243,7 +255,9 @@ int64_t bn_act_max_pool2d_cuda_workspace(const BnActMaxPool2dParams&, const Devi
 
 Result bn_act_max_pool2d_cuda(const BnActMaxPool2dParams& p, const Device&, StreamHandle stream) {
   if (const char* refusal = window_refusal(p.x, p.window, p.type)) return {refusal, 0};
-  const Kernel pool = p.type == DType::f16 ? launch_pool<F16> : p.type == DType::bf16 ? launch_pool<BF16> : launch_pool<F32>;
+  const Kernel pool = p.type == DType::f16    ? launch_pool<F16>
+                      : p.type == DType::bf16 ? launch_pool<BF16>
+                                              : launch_pool<F32>;
   return {nullptr, pool(window_args(p, p.out), static_cast<Stream>(stream))};
 }
 
@@ -253,8 +267,12 @@ int64_t bn_act_max_pool2d_backward_cuda_workspace(const BnActMaxPool2dBackwardPa
 
 Result bn_act_max_pool2d_backward_cuda(const BnActMaxPool2dBackwardParams& p, const Device&, StreamHandle stream) {
   if (const char* refusal = window_refusal(p.x, p.window, p.type)) return {refusal, 0};
-  const Kernel find = p.type == DType::f16 ? launch_find<F16> : p.type == DType::bf16 ? launch_find<BF16> : launch_find<F32>;
-  const Kernel gather = p.type == DType::f16 ? launch_gather<F16> : p.type == DType::bf16 ? launch_gather<BF16> : launch_gather<F32>;
+  const Kernel find = p.type == DType::f16    ? launch_find<F16>
+                      : p.type == DType::bf16 ? launch_find<BF16>
+                                              : launch_find<F32>;
+  const Kernel gather = p.type == DType::f16    ? launch_gather<F16>
+                        : p.type == DType::bf16 ? launch_gather<BF16>
+                                                : launch_gather<F32>;
   const BackwardPieces b = pieces_of(p);
   WindowArgs a = window_args(p, p.dy);
   a.dx = view_of(p.dx, element_bytes(p.type));
@@ -262,8 +280,9 @@ Result bn_act_max_pool2d_backward_cuda(const BnActMaxPool2dBackwardParams& p, co
   a.sums = b.sums;
   if (const int error = find(a, static_cast<Stream>(stream))) return {nullptr, error};
   if (p.norm.mean) {
-    const Result merged = run_merge_sums({b.sums, a.pass.parts, a.x.channels, p.x.n * p.x.h * p.x.w}, p.norm, static_cast<float*>(p.dgamma),
-                                         static_cast<float*>(p.dbeta), b.slope, b.constant, false, stream);
+    const Result merged =
+        run_merge_sums({b.sums, a.pass.parts, a.x.channels, p.x.n * p.x.h * p.x.w}, p.norm,
+                       static_cast<float*>(p.dgamma), static_cast<float*>(p.dbeta), b.slope, b.constant, false, stream);
     if (!merged.ok()) return merged;
   }
   a.slope = b.slope;

@@ -27,7 +27,9 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kPassThreads, 3) bn_act_mean_kernel(LIGHT
   float sums[1][kElements] = {};
   Vec16 raw[kBatch];
   thread.template each<kBatch>(
-      [&](int i, Pixel p) { raw[i] = load_chunk<Math>(a.x, image * a.x.image + offset_of(a.x, p), thread.channel, p.on); },
+      [&](int i, Pixel p) {
+        raw[i] = load_chunk<Math>(a.x, image * a.x.image + offset_of(a.x, p), thread.channel, p.on);
+      },
       [&](int i, Pixel) {
         float v[kElements];
         unpack<Math>(raw[i], v);
@@ -52,7 +54,8 @@ int launch_mean(const BnActMeanArgs& a, int64_t images, Stream stream) {
 
 NormGradient gradient_of(const BnActMeanBackwardParams& p) {
   const Nhwc dy{const_cast<void*>(p.dy), p.x.n, p.x.h, p.x.w, p.x.c, 0, p.x.c};
-  NormGradient g = norm_gradient(dy, p.x, p.dx, p.type, p.norm, p.act, static_cast<float*>(p.dgamma), static_cast<float*>(p.dbeta));
+  NormGradient g =
+      norm_gradient(dy, p.x, p.dx, p.type, p.norm, p.act, static_cast<float*>(p.dgamma), static_cast<float*>(p.dbeta));
   g.gain = 1.f / static_cast<float>(p.x.h * p.x.w);
   return g;
 }

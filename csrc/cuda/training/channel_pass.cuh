@@ -10,7 +10,9 @@ struct Pixel {
   int image, row, column;
   bool on;
 };
-LIGHTOPS_DEVICE int64_t offset_of(const View& v, Pixel p) { return pixel_offset(v, p.image, p.row * v.width + p.column); }
+LIGHTOPS_DEVICE int64_t offset_of(const View& v, Pixel p) {
+  return pixel_offset(v, p.image, p.row * v.width + p.column);
+}
 
 // Thread t has chunk t % columns of pixel t / columns, and every lanes-th pixel from there.
 template <class Math>
@@ -57,7 +59,8 @@ struct PassThread {
 
 // scale and shift of one channel; the only place where they are computed.
 LIGHTOPS_DEVICE void affine_entry(const NormArgs& n, int channel, bool on, float* scale, float* shift) {
-  const float gamma = n.gamma ? load_global(n.gamma + channel, on) : 1.f, beta = n.beta ? load_global(n.beta + channel, on) : 0.f;
+  const float gamma = n.gamma ? load_global(n.gamma + channel, on) : 1.f,
+              beta = n.beta ? load_global(n.beta + channel, on) : 0.f;
   *scale = gamma / square_root(load_global(n.var + channel, on) + (on ? n.eps : 1.f));
   *shift = multiply_add(-load_global(n.mean + channel, on), *scale, beta);
 }

@@ -22,7 +22,7 @@ constexpr int kMostColumns = 32;
 struct ChannelPass {
   int columns, lanes;
   int groups;  // of columns: grid x
-  int parts;   // grid y
+  int parts;  // grid y
   int step;
   int pixels;  // of all images
   int height, width;
@@ -38,7 +38,7 @@ const char* pass_refusal(const Nhwc& x, DType type);
 
 // A Norm as kernels take it.
 struct NormArgs {
-  const float *mean, *var;    // null: z = x
+  const float *mean, *var;  // null: z = x
   const float *gamma, *beta;  // null: 1, 0
   float eps;
 };

@@ -20,13 +20,14 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kPassThreads, 4) channel_sum_kernel(LIGHT
   const PassThread<Math> thread(a.pass, a.x.channels, block_y());
   float sums[1][kElements] = {};
   Vec16 raw[kBatch];
-  thread.template each<kBatch>([&](int i, Pixel p) { raw[i] = load_chunk<Math>(a.x, offset_of(a.x, p), thread.channel, p.on); },
-                               [&](int i, Pixel) {
-                                 float v[kElements];
-                                 unpack<Math>(raw[i], v);
+  thread.template each<kBatch>(
+      [&](int i, Pixel p) { raw[i] = load_chunk<Math>(a.x, offset_of(a.x, p), thread.channel, p.on); },
+      [&](int i, Pixel) {
+        float v[kElements];
+        unpack<Math>(raw[i], v);
 #pragma unroll
-                                 for (int e = 0; e < kElements; ++e) sums[0][e] += v[e];
-                               });
+        for (int e = 0; e < kElements; ++e) sums[0][e] += v[e];
+      });
   const int first = block_x() * a.pass.columns * kElements;
   sum_lanes(a.pass, sums, [&](int channel, const float (&total)[1]) {
     const int c = first + channel;
@@ -51,10 +52,12 @@ struct SumMerge {
 
 template <class Math>
 int launch_sum(const SumArgs& a, void* out, Stream stream) {
-  const int error = launch<channel_sum_kernel<Math>>(static_cast<unsigned>(a.pass.groups), static_cast<unsigned>(a.pass.parts), 1, kPassThreads,
-                                                     kSumBytes<kChunkElements<Math>, 1>, stream, a);
+  const int error =
+      launch<channel_sum_kernel<Math>>(static_cast<unsigned>(a.pass.groups), static_cast<unsigned>(a.pass.parts), 1,
+                                       kPassThreads, kSumBytes<kChunkElements<Math>, 1>, stream, a);
   if (error) return error;
-  return launch_merge(SumMerge<Math>{a.sums, static_cast<typename Math::Store*>(out), a.x.channels, a.pass.parts}, stream);
+  return launch_merge(SumMerge<Math>{a.sums, static_cast<typename Math::Store*>(out), a.x.channels, a.pass.parts},
+                      stream);
 }
 
 SumArgs plan_sum(Nhwc x, DType type) {

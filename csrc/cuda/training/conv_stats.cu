@@ -60,7 +60,8 @@ StatsPlan plan_stats(const ConvProblem& problem, const Device& device, void* wor
   Pieces pieces(workspace);
   const int64_t channels = problem.out.c;
   if (plan.parts == 0) {
-    plan.rest = pieces.take<unsigned char>(std::max(conv_workspace(problem, device), stats_workspace(problem.out, device)));
+    plan.rest =
+        pieces.take<unsigned char>(std::max(conv_workspace(problem, device), stats_workspace(problem.out, device)));
   } else {
     plan.moments = pieces.take<float>(plan.parts * 2 * channels);
     plan.counts = pieces.take<float>(plan.parts);
@@ -77,7 +78,8 @@ int64_t conv_stats_workspace(const ConvProblem& problem, DType type, const Devic
   return element_bytes(type) ? plan_stats(problem, device, nullptr).workspace : 0;
 }
 
-Result run_conv_stats(ConvProblem problem, DType type, float* mean, float* var, void* workspace, const Device& device, StreamHandle stream) {
+Result run_conv_stats(ConvProblem problem, DType type, float* mean, float* var, void* workspace, const Device& device,
+                      StreamHandle stream) {
   const StatsPlan plan = plan_stats(problem, device, workspace);
   if (plan.parts == 0) {
     const Result result = run_conv(problem, type, device, plan.rest, stream);
@@ -92,7 +94,8 @@ Result run_conv_stats(ConvProblem problem, DType type, float* mean, float* var, 
   if (plan.groups) {
     const GroupArgs args{plan.moments, plan.counts, plan.group_moments, plan.group_counts, stats.channels, plan.parts};
     const auto blocks = static_cast<unsigned>(ceil_div(out.c, kThreads));
-    const int error = launch<group_moments_kernel>(blocks, static_cast<unsigned>(plan.groups), 1, kThreads, 0, static_cast<Stream>(stream), args);
+    const int error = launch<group_moments_kernel>(blocks, static_cast<unsigned>(plan.groups), 1, kThreads, 0,
+                                                   static_cast<Stream>(stream), args);
     if (error) return {nullptr, error};
     stats.moments = plan.group_moments;
     stats.counts = plan.group_counts;

@@ -8,6 +8,7 @@ namespace lightops::cuda {
 
 int64_t conv_stats_workspace(const ConvProblem& problem, DType type, const Device& device);
 // mean and var: float32 [out channels], biased.
-Result run_conv_stats(ConvProblem problem, DType type, float* mean, float* var, void* workspace, const Device& device, StreamHandle stream);
+Result run_conv_stats(ConvProblem problem, DType type, float* mean, float* var, void* workspace, const Device& device,
+                      StreamHandle stream);
 
 }  // namespace lightops::cuda

@@ -23,7 +23,8 @@ struct Forward {
     const int64_t widest = std::max(p.buffer.c, p.bottleneck);
     scale = pieces.take<float>(widest);
     shift = pieces.take<float>(widest);
-    int64_t weights = 0, most = p.x_known ? 0 : stats_workspace(channel_slice(p.buffer, 0, p.in_channels, bytes), device);
+    int64_t weights = 0,
+            most = p.x_known ? 0 : stats_workspace(channel_slice(p.buffer, 0, p.in_channels, bytes), device);
     for (int64_t i = 0; i < p.layers; ++i) {
       const DenseStep s = dense_step(p, i);
       weights = std::max(weights, packed_bytes(weight2(s)));
@@ -50,7 +51,9 @@ struct Forward {
     return c;
   }
   ConvProblem first(const DenseStep& s) const { return normalised(s.prefix, s.middle, kWindow1x1); }
-  ConvProblem second(const DenseStep& s) const { return normalised(p.bottleneck ? s.middle : s.prefix, s.slice, kWindow3x3); }
+  ConvProblem second(const DenseStep& s) const {
+    return normalised(p.bottleneck ? s.middle : s.prefix, s.slice, kWindow3x3);
+  }
 
   // pack, affine, convolution, statistics
   Result layer(const DenseStep& s, StreamHandle stream) const {
@@ -61,12 +64,17 @@ struct Forward {
     if (p.bottleneck) {
       all.then([&] { return run_pack(weight1(s), packed, stream); })
           .then([&] { return run_affine(s.layer->norm1, s.first, scale, shift, stream); })
-          .then([&] { return run_conv_stats(first(s), p.type, s.middle_mean, s.middle_variance, scratch, device, stream); });
+          .then([&] {
+            return run_conv_stats(first(s), p.type, s.middle_mean, s.middle_variance, scratch, device, stream);
+          });
       last = &s.layer->norm2;
     }
-    all.then([&] { return run_pack(weight2(s), packed, stream); })
-        .then([&] { return run_affine(*last, s.depth, scale, shift, stream); });
-    if (!s.layer->mask.data) return all.then([&] { return run_conv_stats(second(s), p.type, mean, variance, scratch, device, stream); }).result;
+    all.then([&] { return run_pack(weight2(s), packed, stream); }).then([&] {
+      return run_affine(*last, s.depth, scale, shift, stream);
+    });
+    if (!s.layer->mask.data)
+      return all.then([&] { return run_conv_stats(second(s), p.type, mean, variance, scratch, device, stream); })
+          .result;
     // Dropout: the statistics are those of what it leaves.
     return all.then([&] { return run_conv(second(s), p.type, device, scratch, stream); })
         .then([&] { return run_multiply(s.slice, s.layer->mask, s.slice, p.type, stream); })
@@ -89,7 +97,8 @@ Result dense_block_train_cuda(const DenseBlockTrainParams& p, const Device& devi
   if (p.x.data != p.buffer.data) all.then([&] { return run_multiply(p.x, Nhwc{}, prefix, p.type, stream); });
   if (!p.x_known)
     all.then([&] {
-      return run_stats(prefix, p.type, static_cast<float*>(p.mean), static_cast<float*>(p.variance), forward.scratch, device, stream);
+      return run_stats(prefix, p.type, static_cast<float*>(p.mean), static_cast<float*>(p.variance), forward.scratch,
+                       device, stream);
     });
   for (int64_t i = 0; i < p.layers; ++i) all.then([&] { return forward.layer(dense_step(p, i), stream); });
   return all.result;

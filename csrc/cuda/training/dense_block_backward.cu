@@ -16,10 +16,10 @@ struct Backward {
   const Device& device;
   int bytes;
   Pieces pieces;
-  float *scale, *shift;         // of the norm whose output a weight gradient reads
-  float *slope, *constant;      // of every channel of the buffer
-  unsigned char *packed, *du;   // du: the gradient of what the layer's first convolution reads
-  unsigned char* scratch;       // of the call under way
+  float *scale, *shift;  // of the norm whose output a weight gradient reads
+  float *slope, *constant;  // of every channel of the buffer
+  unsigned char *packed, *du;  // du: the gradient of what the layer's first convolution reads
+  unsigned char* scratch;  // of the call under way
   Nhwc gradient, dmiddle;
 
   Backward(const DenseBlockTrainBackwardParams& params, const Device& d, void* workspace)
@@ -31,7 +31,8 @@ struct Backward {
     shift = pieces.take<float>(widest);
     slope = pieces.take<float>(channels);
     constant = pieces.take<float>(channels);
-    du = pieces.take<unsigned char>(f.buffer.n * f.buffer.h * f.buffer.w * packed_row(channels - f.growth, bytes) * bytes);
+    du = pieces.take<unsigned char>(f.buffer.n * f.buffer.h * f.buffer.w * packed_row(channels - f.growth, bytes) *
+                                    bytes);
     int64_t weights = 0, most = 0;
     for (int64_t i = 0; i < f.layers; ++i) {
       const DenseStep s = dense_step(f, i);
@@ -59,7 +60,9 @@ struct Backward {
   ConvProblem through_second(const DenseStep& s) const {
     return convolution(dslice(s), f.bottleneck ? dmiddle : dprefix(s), bytes, kWindow3x3, packed);
   }
-  ConvProblem through_first(const DenseStep& s) const { return convolution(dmiddle, dprefix(s), bytes, kWindow1x1, packed); }
+  ConvProblem through_first(const DenseStep& s) const {
+    return convolution(dmiddle, dprefix(s), bytes, kWindow1x1, packed);
+  }
 
   WgradProblem wgrad(const Nhwc& x, const Nhwc& dy, const Window& window, void* dweight) const {
     WgradProblem w;
@@ -73,22 +76,25 @@ struct Backward {
     w.dweight = dense_weight(dweight, x.c, window);
     return w;
   }
-  WgradProblem wgrad1(const DenseStep& s, int64_t i) const { return wgrad(s.prefix, dmiddle, kWindow1x1, p.gradients[i].weight1); }
+  WgradProblem wgrad1(const DenseStep& s, int64_t i) const {
+    return wgrad(s.prefix, dmiddle, kWindow1x1, p.gradients[i].weight1);
+  }
   WgradProblem wgrad2(const DenseStep& s, int64_t i) const {
     return wgrad(f.bottleneck ? s.middle : s.prefix, dslice(s), kWindow3x3, p.gradients[i].weight2);
   }
 
   NormGradient norm1(const DenseStep& s, int64_t i) const {
-    NormGradient g = norm_gradient(dprefix(s), s.prefix, channel_slice(gradient, 0, s.first, bytes), p.type, s.layer->norm1, Act::relu,
-                                   static_cast<float*>(p.gradients[i].gamma1), static_cast<float*>(p.gradients[i].beta1));
+    NormGradient g =
+        norm_gradient(dprefix(s), s.prefix, channel_slice(gradient, 0, s.first, bytes), p.type, s.layer->norm1,
+                      Act::relu, static_cast<float*>(p.gradients[i].gamma1), static_cast<float*>(p.gradients[i].beta1));
     g.accumulate = true;
     g.slope = s.layer->norm1.batch ? slope : nullptr;
     g.constant = s.layer->norm1.batch ? constant : nullptr;
     return g;
   }
   NormGradient norm2(const DenseStep& s, int64_t i) const {
-    return norm_gradient(dmiddle, s.middle, dmiddle, p.type, s.layer->norm2, Act::relu, static_cast<float*>(p.gradients[i].gamma2),
-                         static_cast<float*>(p.gradients[i].beta2));
+    return norm_gradient(dmiddle, s.middle, dmiddle, p.type, s.layer->norm2, Act::relu,
+                         static_cast<float*>(p.gradients[i].gamma2), static_cast<float*>(p.gradients[i].beta2));
   }
 
   // Weight gradient of a convolution that reads act(norm(x)).
@@ -99,12 +105,14 @@ struct Backward {
     });
   }
   void input_gradient(Sequence& all, const PackProblem& weight, const ConvProblem& conv, StreamHandle stream) const {
-    all.then([&] { return run_pack(weight, packed, stream); }).then([&] { return run_conv(conv, p.type, device, scratch, stream); });
+    all.then([&] { return run_pack(weight, packed, stream); }).then([&] {
+      return run_conv(conv, p.type, device, scratch, stream);
+    });
   }
 
   Result finish(const Nhwc& from, const Nhwc& x, const Nhwc& to, int64_t first, StreamHandle stream) const {
-    return run_finish_gradient(from, p.type, x, p.type, to, p.type, static_cast<const float*>(f.mean) + first, slope + first,
-                               constant + first, stream);
+    return run_finish_gradient(from, p.type, x, p.type, to, p.type, static_cast<const float*>(f.mean) + first,
+                               slope + first, constant + first, stream);
   }
 
   Result layer(int64_t i, StreamHandle stream) const {
@@ -130,7 +138,8 @@ int64_t dense_block_train_backward_cuda_workspace(const DenseBlockTrainBackwardP
   return element_bytes(p.type) ? Backward(p, device, sizing_address()).pieces.used : 0;
 }
 
-Result dense_block_train_backward_cuda(const DenseBlockTrainBackwardParams& p, const Device& device, StreamHandle stream) {
+Result dense_block_train_backward_cuda(const DenseBlockTrainBackwardParams& p, const Device& device,
+                                       StreamHandle stream) {
   if (element_bytes(p.type) == 0) return {"the CUDA kernels take float16, bfloat16 and float32", 0};
   const Backward backward(p, device, p.workspace);
   const int64_t c0 = p.block.in_channels;

@@ -20,7 +20,8 @@ template <int kKernel>
 constexpr int kSumKinds = kKernel * kKernel + 3;
 
 template <class Math, int kKernel, int kStride, bool kSums>
-LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kDepthwiseThreads, kKernel == 5 || sizeof(typename Math::Store) == 4 ? 2 : 3) gradient_kernel(LIGHTOPS_PARAMS(DepthwiseArgs) a) {
+LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kDepthwiseThreads, kKernel == 5 || sizeof(typename Math::Store) == 4 ? 2 : 3)
+    gradient_kernel(LIGHTOPS_PARAMS(DepthwiseArgs) a) {
   constexpr int kCells = depthwise_cells(kKernel, kStride), kTaps = kKernel * kKernel;
   constexpr int kReach = (kKernel + kStride - 1) / kStride;  // rows and columns of dy that a cell sees
   constexpr int kWide = kCells + kReach - 1, kPixels = kCells * kStride;
@@ -36,7 +37,8 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kDepthwiseThreads, kKernel == 5 || sizeof
   load_vector(constant, kSums ? nullptr : a.constant, c, a.x.channels, thread.on);
   thread.each(a.pass, kCells, [&](int image, int first, int column, bool on) {
     const int left = column - (kReach - 1), x0 = column * kStride - a.pad_w;
-    const unsigned from_y = on ? columns_inside<kWide>(left, a.y.width) : 0u, from_x = on ? columns_inside<kPixels>(x0, a.x.width) : 0u;
+    const unsigned from_y = on ? columns_inside<kWide>(left, a.y.width) : 0u,
+                   from_x = on ? columns_inside<kPixels>(x0, a.x.width) : 0u;
     float window[kReach][kWide][2];
     RowOfPairs<Math, kWide> coming;
     RowOfPairs<Math, kPixels> pixels[kStride];
@@ -88,7 +90,8 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kDepthwiseThreads, kKernel == 5 || sizeof
 #pragma unroll
               for (int e = 0; e < 2; ++e) {
                 dz[e] = multiply_add(dy[e], weight[ky * kKernel + kx][e], dz[e]);
-                if constexpr (kSums) sums[3 + ky * kKernel + kx][e] = multiply_add(dy[e], u[e], sums[3 + ky * kKernel + kx][e]);
+                if constexpr (kSums)
+                  sums[3 + ky * kKernel + kx][e] = multiply_add(dy[e], u[e], sums[3 + ky * kKernel + kx][e]);
               }
             }
 #pragma unroll
@@ -138,12 +141,14 @@ template <class Math, int kKernel, int kStride>
 int launch_gradient(const DepthwiseArgs& a, bool sums, Stream stream) {
   const auto x = static_cast<unsigned>(a.pass.groups), y = static_cast<unsigned>(a.pass.parts);
   constexpr unsigned kShared = kSumBytes<2, kSumKinds<kKernel>, kDepthwiseThreads>;
-  if (sums) return launch<gradient_kernel<Math, kKernel, kStride, true>>(x, y, 1, kDepthwiseThreads, kShared, stream, a);
+  if (sums)
+    return launch<gradient_kernel<Math, kKernel, kStride, true>>(x, y, 1, kDepthwiseThreads, kShared, stream, a);
   return launch<gradient_kernel<Math, kKernel, kStride, false>>(x, y, 1, kDepthwiseThreads, 0, stream, a);
 }
 template <class Math>
 int launch_gradient(const DepthwiseArgs& a, bool sums, int kernel, int stride, Stream stream) {
-  if (kernel == 3) return stride == 1 ? launch_gradient<Math, 3, 1>(a, sums, stream) : launch_gradient<Math, 3, 2>(a, sums, stream);
+  if (kernel == 3)
+    return stride == 1 ? launch_gradient<Math, 3, 1>(a, sums, stream) : launch_gradient<Math, 3, 2>(a, sums, stream);
   return stride == 1 ? launch_gradient<Math, 5, 1>(a, sums, stream) : launch_gradient<Math, 5, 2>(a, sums, stream);
 }
 int launch_gradient(const DepthwiseArgs& a, DType type, bool sums, const Window& w, StreamHandle stream) {
@@ -170,8 +175,7 @@ struct WeightMerge {
     const int tap = at / of_channels, c = at - tap * of_channels;
     using Store = typename Math::Store;
     const Store value = Math::store(static_cast<float>(sums[0]));
-    if (tap == taps)
-      store_global(reinterpret_cast<Store*>(bias) + c, value, bias != nullptr);
+    if (tap == taps) store_global(reinterpret_cast<Store*>(bias) + c, value, bias != nullptr);
     else
       store_global(reinterpret_cast<Store*>(weight) + static_cast<int64_t>(c) * taps + tap, value, weight != nullptr);
   }
@@ -179,7 +183,7 @@ struct WeightMerge {
 
 struct Plan {
   DepthwiseLoopArgs args{};
-  ChannelPass over_y{};        // of the loop's weights; args.pass goes over x
+  ChannelPass over_y{};  // of the loop's weights; args.pass goes over x
   bool strips;
   bool batch, norms, weights;  // dx needs the sums; sums of the norm, of the weight and the bias are taken
   int norm_parts, weight_parts;
@@ -205,8 +209,10 @@ Plan plan_gradient(const BnActConv2dBackwardParams& p) {
   plan.weights = p.dweight || p.dbias;
   plan.strips = goes_in_strips({p.x, p.dy, p.dx}, p.window, p.act, bytes);
   if (plan.strips) {
-    const int64_t rows = (p.x.h - 1 + p.window.padding[0]) / stride + 1, columns = (p.x.w - 1 + p.window.padding[1]) / stride + 1;
-    a.pass = plan_depthwise(p.x.n, rows, columns, p.x.c, depthwise_cells(static_cast<int>(p.window.kernel[0]), stride), kBlocks);
+    const int64_t rows = (p.x.h - 1 + p.window.padding[0]) / stride + 1,
+                  columns = (p.x.w - 1 + p.window.padding[1]) / stride + 1;
+    a.pass = plan_depthwise(p.x.n, rows, columns, p.x.c, depthwise_cells(static_cast<int>(p.window.kernel[0]), stride),
+                            kBlocks);
     plan.norm_parts = plan.weight_parts = a.pass.parts;
     plan.norms = plan.weights = plan.norms || plan.weights;  // one kernel takes both
   } else {
@@ -218,7 +224,8 @@ Plan plan_gradient(const BnActConv2dBackwardParams& p) {
   }
   Pieces pieces(p.workspace);
   if (plan.norms) a.sums = pieces.take<float>(static_cast<int64_t>(plan.norm_parts) * 2 * p.x.c);
-  if (plan.weights) a.weights = pieces.take<float>(plan.weight_parts * (p.window.kernel[0] * p.window.kernel[1] + 1) * p.x.c);
+  if (plan.weights)
+    a.weights = pieces.take<float>(plan.weight_parts * (p.window.kernel[0] * p.window.kernel[1] + 1) * p.x.c);
   if (plan.batch) {
     plan.slope = pieces.take<float>(p.x.c);
     plan.constant = pieces.take<float>(p.x.c);
@@ -239,15 +246,17 @@ int take_sums(const Plan& plan, const BnActConv2dBackwardParams& p, StreamHandle
 template <class Math>
 int merge_weights(const Plan& plan, const BnActConv2dBackwardParams& p, StreamHandle stream) {
   const int taps = static_cast<int>(p.window.kernel[0] * p.window.kernel[1]), channels = plan.args.of.x.channels;
-  return launch_merge(WeightMerge<Math>{plan.args.of.weights, static_cast<unsigned char*>(p.dweight), static_cast<unsigned char*>(p.dbias), taps,
-                                        channels, (taps + 1) * channels, plan.weight_parts},
-                      static_cast<Stream>(stream));
+  return launch_merge(
+      WeightMerge<Math>{plan.args.of.weights, static_cast<unsigned char*>(p.dweight),
+                        static_cast<unsigned char*>(p.dbias), taps, channels, (taps + 1) * channels, plan.weight_parts},
+      static_cast<Stream>(stream));
 }
 
 Result merge_sums(const Plan& plan, const BnActConv2dBackwardParams& p, StreamHandle stream) {
   if (plan.batch || p.dgamma || p.dbeta) {
-    const Result merged = run_merge_sums({plan.args.of.sums, plan.norm_parts, plan.args.of.x.channels, p.x.n * p.x.h * p.x.w}, p.norm,
-                                         static_cast<float*>(p.dgamma), static_cast<float*>(p.dbeta), plan.slope, plan.constant, false, stream);
+    const Result merged = run_merge_sums(
+        {plan.args.of.sums, plan.norm_parts, plan.args.of.x.channels, p.x.n * p.x.h * p.x.w}, p.norm,
+        static_cast<float*>(p.dgamma), static_cast<float*>(p.dbeta), plan.slope, plan.constant, false, stream);
     if (!merged.ok()) return merged;
   }
   if (!p.dweight && !p.dbias) return {};

@@ -6,7 +6,8 @@
 
 namespace lightops::cuda {
 
-DepthwisePass plan_depthwise(int64_t images, int64_t cell_rows, int64_t cell_columns, int64_t channels, int cells, int64_t blocks) {
+DepthwisePass plan_depthwise(int64_t images, int64_t cell_rows, int64_t cell_columns, int64_t channels, int cells,
+                             int64_t blocks) {
   // A strip's window overhangs it: the more rows the better, as long as there are threads enough (132 multiprocessors x 1024).
   constexpr int64_t kMostRows = 28, kLeastRows = 7, kThreads = 1 << 17;
   DepthwisePass s{};
@@ -28,7 +29,8 @@ DepthwisePass plan_depthwise(int64_t images, int64_t cell_rows, int64_t cell_col
 
 bool goes_in_strips(std::initializer_list<Nhwc> tensors, const Window& w, Act act, int bytes) {
   for (const Nhwc& t : tensors) {
-    const bool pairs = t.c % 2 == 0 && t.pixel % 2 == 0 && (t.n <= 1 || t.image % 2 == 0) && reinterpret_cast<std::uintptr_t>(t.data) % (2 * bytes) == 0;
+    const bool pairs = t.c % 2 == 0 && t.pixel % 2 == 0 && (t.n <= 1 || t.image % 2 == 0) &&
+                       reinterpret_cast<std::uintptr_t>(t.data) % (2 * bytes) == 0;
     if (t.data && !pairs) return false;
   }
   for (int axis = 0; axis < 2; ++axis) {

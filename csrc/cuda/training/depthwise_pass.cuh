@@ -24,7 +24,8 @@ struct Clamp {
   float low, high;
 
   explicit LIGHTOPS_DEVICE Clamp(int code)
-      : low(bits_to_float(code == 1 || code == 2 ? 0u : 0xff800000u)), high(code == 2 ? 6.f : bits_to_float(0x7f800000u)) {}
+      : low(bits_to_float(code == 1 || code == 2 ? 0u : 0xff800000u)),
+        high(code == 2 ? 6.f : bits_to_float(0x7f800000u)) {}
   LIGHTOPS_DEVICE float operator()(float v) const { return min_nan(max_nan(v, low), high); }
 };
 
@@ -81,7 +82,8 @@ LIGHTOPS_DEVICE void load_weights(float (&w)[kTaps][2], const unsigned char* fro
   for (int e = 0; e < 2; ++e)
 #pragma unroll
     for (int k = 0; k < kTaps; ++k)
-      w[k][e] = Math::load(load_global(weight + static_cast<int64_t>(channel + e) * kTaps + k, on && channel + e < channels));
+      w[k][e] =
+          Math::load(load_global(weight + static_cast<int64_t>(channel + e) * kTaps + k, on && channel + e < channels));
 }
 
 }  // namespace lightops::cuda

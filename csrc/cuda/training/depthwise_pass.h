@@ -13,17 +13,18 @@ constexpr int depthwise_cells(int kernel, int stride) { return kernel == 3 && st
 
 struct DepthwisePass {
   int columns, lanes;  // pairs of channels, and items in hand at a time
-  int groups;          // of columns: grid x
-  int parts;           // grid y
-  int items, step;     // (image, strip, group of cells) in all, and of a part
-  int strips, rows;    // of cells
-  int across;          // groups of cells in a row
+  int groups;  // of columns: grid x
+  int parts;  // grid y
+  int items, step;  // (image, strip, group of cells) in all, and of a part
+  int strips, rows;  // of cells
+  int across;  // groups of cells in a row
 };
 // Whether the kernels that go down strips serve a problem: 3x3 and 5x5 at stride 1 and 2, pairs of channels aligned in all of the
 // tensors (null data: ignored), an activation that is a clamp. depthwise_loop.h serves the others.
 bool goes_in_strips(std::initializer_list<Nhwc> tensors, const Window& window, Act act, int element_bytes);
 // `blocks`: how many the grid is meant to have.
-DepthwisePass plan_depthwise(int64_t images, int64_t cell_rows, int64_t cell_columns, int64_t channels, int cells, int64_t blocks);
+DepthwisePass plan_depthwise(int64_t images, int64_t cell_rows, int64_t cell_columns, int64_t channels, int cells,
+                             int64_t blocks);
 
 struct DepthwiseArgs {
   DepthwisePass pass;
@@ -35,9 +36,9 @@ struct DepthwiseArgs {
   // Forward, null without statistics: moments [parts][2][C], counts [parts].
   float *moments, *counts;
   // Backward.
-  View dx;                             // null data: not wanted in this pass
-  float *sums, *weights;               // [parts][2][C]; [parts][taps + 1][C], the last the bias
-  const float *slope, *constant;       // of dx, or null
+  View dx;  // null data: not wanted in this pass
+  float *sums, *weights;  // [parts][2][C]; [parts][taps + 1][C], the last the bias
+  const float *slope, *constant;  // of dx, or null
 };
 
 }  // namespace lightops::cuda

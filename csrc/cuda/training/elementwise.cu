@@ -60,7 +60,9 @@ Result run_multiply(const Nhwc& tensor, const Nhwc& by, const Nhwc& to, DType ty
   join_images({&x, &mask, &out});
   const MultiplyArgs a{plan_pass(x, bytes), view_of(x, bytes), view_of(mask, bytes), view_of(out, bytes)};
   const auto on = static_cast<Stream>(stream);
-  return {nullptr, type == DType::f16 ? launch_multiply<F16>(a, on) : type == DType::bf16 ? launch_multiply<BF16>(a, on) : launch_multiply<F32>(a, on)};
+  return {nullptr, type == DType::f16    ? launch_multiply<F16>(a, on)
+                   : type == DType::bf16 ? launch_multiply<BF16>(a, on)
+                                         : launch_multiply<F32>(a, on)};
 }
 
 Result run_zero(float* to, int64_t elements, StreamHandle stream) {

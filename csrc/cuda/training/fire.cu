@@ -27,7 +27,9 @@ struct Forward {
   }
 
   PackProblem squeeze_weight() const { return packing(p.ws, p.squeeze, p.x.c, kWindow1x1, p.type, Packing::forward); }
-  PackProblem expand1_weight() const { return packing(p.w1, p.expand1, p.squeeze, kWindow1x1, p.type, Packing::forward); }
+  PackProblem expand1_weight() const {
+    return packing(p.w1, p.expand1, p.squeeze, kWindow1x1, p.type, Packing::forward);
+  }
   PackProblem expand3_weight() const { return packing(p.w3, expand3, p.squeeze, kWindow3x3, p.type, Packing::forward); }
 
   ConvProblem relu(ConvProblem c, const void* bias) const {
@@ -36,7 +38,9 @@ struct Forward {
     return c;
   }
   ConvProblem first() const { return relu(convolution(p.x, squeeze, bytes, kWindow1x1, ws), p.bs); }
-  ConvProblem second() const { return relu(convolution(squeeze, channel_slice(p.out, 0, p.expand1, bytes), bytes, kWindow1x1, w1), p.b1); }
+  ConvProblem second() const {
+    return relu(convolution(squeeze, channel_slice(p.out, 0, p.expand1, bytes), bytes, kWindow1x1, w1), p.b1);
+  }
   ConvProblem third() const {
     return relu(convolution(squeeze, channel_slice(p.out, p.expand1, expand3, bytes), bytes, kWindow3x3, w3), p.b3);
   }

@@ -24,11 +24,14 @@ struct Backward {
     dsqueeze = map_like(p.x, p.dsqueeze, p.squeeze_channels, p.squeeze_channels);
     const int64_t pixel = packed_row(p.out.c, bytes);
     masked = map_like(p.out, pieces.take<unsigned char>(p.out.n * p.out.h * p.out.w * pixel * bytes), p.out.c, pixel);
-    packed = pieces.take<unsigned char>(std::max({packed_bytes(again()), packed_bytes(through_expand1()), packed_bytes(through_expand3()),
-                                                  packed_bytes(through_squeeze())}));
-    int64_t most = std::max({conv_workspace(first(), device), wgrad_workspace(wgrad1(), device), wgrad_workspace(wgrad3(), device)});
-    most = std::max({most, mask_workspace(p.out, masked), mask_workspace(squeeze, dsqueeze), wgrad_workspace(wgrads(), device)});
-    for (const ConvProblem& c : {into_squeeze1(), into_squeeze3(), into_x()}) most = std::max(most, conv_workspace(c, device));
+    packed = pieces.take<unsigned char>(std::max({packed_bytes(again()), packed_bytes(through_expand1()),
+                                                  packed_bytes(through_expand3()), packed_bytes(through_squeeze())}));
+    int64_t most = std::max(
+        {conv_workspace(first(), device), wgrad_workspace(wgrad1(), device), wgrad_workspace(wgrad3(), device)});
+    most = std::max(
+        {most, mask_workspace(p.out, masked), mask_workspace(squeeze, dsqueeze), wgrad_workspace(wgrads(), device)});
+    for (const ConvProblem& c : {into_squeeze1(), into_squeeze3(), into_x()})
+      most = std::max(most, conv_workspace(c, device));
     for (const Nhwc& dy : {d1(), d3(), dsqueeze}) most = std::max(most, channel_sum_workspace(dy, p.type));
     scratch = pieces.take<unsigned char>(most);
   }
@@ -37,9 +40,15 @@ struct Backward {
   Nhwc d3() const { return channel_slice(masked, p.expand1, expand3, bytes); }
 
   PackProblem again() const { return packing(p.ws, p.squeeze_channels, p.x.c, kWindow1x1, p.type, Packing::forward); }
-  PackProblem through_squeeze() const { return packing(p.ws, p.squeeze_channels, p.x.c, kWindow1x1, p.type, Packing::input_gradient); }
-  PackProblem through_expand1() const { return packing(p.w1, p.expand1, p.squeeze_channels, kWindow1x1, p.type, Packing::input_gradient); }
-  PackProblem through_expand3() const { return packing(p.w3, expand3, p.squeeze_channels, kWindow3x3, p.type, Packing::input_gradient); }
+  PackProblem through_squeeze() const {
+    return packing(p.ws, p.squeeze_channels, p.x.c, kWindow1x1, p.type, Packing::input_gradient);
+  }
+  PackProblem through_expand1() const {
+    return packing(p.w1, p.expand1, p.squeeze_channels, kWindow1x1, p.type, Packing::input_gradient);
+  }
+  PackProblem through_expand3() const {
+    return packing(p.w3, expand3, p.squeeze_channels, kWindow3x3, p.type, Packing::input_gradient);
+  }
 
   ConvProblem first() const {
     ConvProblem c = convolution(p.x, squeeze, bytes, kWindow1x1, packed);
@@ -77,16 +86,18 @@ struct Backward {
   NormGradient mask_of(const Nhwc& from, const Nhwc& out, const Nhwc& to) const {
     return norm_gradient(from, out, to, p.type, Norm{}, Act::relu, nullptr, nullptr);
   }
-  int64_t mask_workspace(const Nhwc& out, const Nhwc& to) const { return norm_backward_workspace(mask_of(to, out, to), device); }
+  int64_t mask_workspace(const Nhwc& out, const Nhwc& to) const {
+    return norm_backward_workspace(mask_of(to, out, to), device);
+  }
 
   void parameters(Sequence& all, const WgradProblem& w, StreamHandle stream) const {
-    if (w.dweight.data)
-      all.then([&] { return run_wgrad(w, scratch, device, stream); });
-    else if (w.dbias)
-      all.then([&] { return run_channel_sum(w.dy, p.type, w.dbias, scratch, stream); });
+    if (w.dweight.data) all.then([&] { return run_wgrad(w, scratch, device, stream); });
+    else if (w.dbias) all.then([&] { return run_channel_sum(w.dy, p.type, w.dbias, scratch, stream); });
   }
   void convolve(Sequence& all, const PackProblem& weight, const ConvProblem& conv, StreamHandle stream) const {
-    all.then([&] { return run_pack(weight, packed, stream); }).then([&] { return run_conv(conv, p.type, device, scratch, stream); });
+    all.then([&] { return run_pack(weight, packed, stream); }).then([&] {
+      return run_conv(conv, p.type, device, scratch, stream);
+    });
   }
 };
 

@@ -29,9 +29,11 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kThreads, 4) spread_kernel(LIGHTOPS_PARAM
   const int x = static_cast<int>(pixel - line * a.out.width), image = static_cast<int>(line / a.out.height);
   const int y = static_cast<int>(line - static_cast<int64_t>(image) * a.out.height);
   const int from_y = y / a.stride_h, from_x = x / a.stride_w;
-  const bool has = on && from_y < a.in.height && from_x < a.in.width && from_y * a.stride_h == y && from_x * a.stride_w == x;
+  const bool has =
+      on && from_y < a.in.height && from_x < a.in.width && from_y * a.stride_h == y && from_x * a.stride_w == x;
   const int64_t from = has ? pixel_offset(a.in, image, static_cast<int64_t>(from_y) * a.in.width + from_x) : 0;
-  store_chunk<Math>(a.out, pixel_offset(a.out, image, static_cast<int64_t>(y) * a.out.width + x), c, load_chunk<Math>(a.in, from, c, has), on);
+  store_chunk<Math>(a.out, pixel_offset(a.out, image, static_cast<int64_t>(y) * a.out.width + x), c,
+                    load_chunk<Math>(a.in, from, c, has), on);
 }
 
 Result run_spread(const Nhwc& in, const Nhwc& out, const int64_t (&stride)[2], int bytes, StreamHandle handle) {

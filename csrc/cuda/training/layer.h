@@ -39,7 +39,8 @@ inline ConvProblem convolution(const Nhwc& x, const Nhwc& out, int bytes, const 
   return c;
 }
 
-inline PackProblem packing(const TrainWeight& weight, int64_t out, int64_t in, const Window& window, DType type, Packing packing) {
+inline PackProblem packing(const TrainWeight& weight, int64_t out, int64_t in, const Window& window, DType type,
+                           Packing packing) {
   return {weight, out, in, {window.kernel[0], window.kernel[1]}, type, packing};
 }
 

@@ -28,7 +28,8 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kMergeThreads, 1) merge_kernel(LIGHTOPS_P
   for (int k = 0; k < Job::kKinds; ++k) {
     sums[k] = 0;
 #pragma unroll 8
-    for (int l = 0; l < kMergeLanes; ++l) sums[k] += load_shared<double>(shared + k * kMergeThreads + l * kMergeChannels + slot);
+    for (int l = 0; l < kMergeLanes; ++l)
+      sums[k] += load_shared<double>(shared + k * kMergeThreads + l * kMergeChannels + slot);
   }
   if (on) job.finish(channel, sums);
 }

@@ -66,7 +66,8 @@ struct StatsMerge {
 
 template <class Math>
 int launch_stats(const StatsArgs& a, Stream stream) {
-  return launch<stats_kernel<Math>>(a.pass.groups, a.pass.parts, 1, kPassThreads, kMomentBytes<kChunkElements<Math>>, stream, a);
+  return launch<stats_kernel<Math>>(a.pass.groups, a.pass.parts, 1, kPassThreads, kMomentBytes<kChunkElements<Math>>,
+                                    stream, a);
 }
 
 // --- the affine form -------------------------------------------------------------------------------------------------
@@ -142,7 +143,8 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kPassThreads, 2) backward_kernel(LIGHTOPS
       [&](int i, Pixel p) {
         raw_x[i] = load_chunk<Math>(a.x, offset_of(a.x, p), c, p.on);
         const Pixel of{p.image, p.row >> a.du_shift, p.column >> a.du_shift, p.on};
-        const bool some = p.on && of.row < a.du.height && of.column < a.du.width;  // a pool drops the last of an odd number
+        const bool some =
+            p.on && of.row < a.du.height && of.column < a.du.width;  // a pool drops the last of an odd number
         raw_du[i] = load_chunk<Math>(a.du, some ? offset_of(a.du, of) : 0, c, some);
       },
       [&](int i, Pixel p) {
@@ -301,9 +303,11 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kPassThreads, 2) finish_kernel(LIGHTOPS_P
 template <class Math>
 int launch_finish(const FinishArgs& a, DType type, DType gradient, DType out, Stream stream) {
   const auto x = static_cast<unsigned>(a.pass.groups), y = static_cast<unsigned>(a.pass.parts);
-  if (gradient == DType::f32 && out == DType::f32) return launch<finish_kernel<Math, F32, F32>>(x, y, 1, kPassThreads, 0, stream, a);
+  if (gradient == DType::f32 && out == DType::f32)
+    return launch<finish_kernel<Math, F32, F32>>(x, y, 1, kPassThreads, 0, stream, a);
   if constexpr (sizeof(typename Math::Store) == 2) {
-    if (gradient == type && out == type) return launch<finish_kernel<Math, Math, Math>>(x, y, 1, kPassThreads, 0, stream, a);
+    if (gradient == type && out == type)
+      return launch<finish_kernel<Math, Math, Math>>(x, y, 1, kPassThreads, 0, stream, a);
     if (gradient == DType::f32) return launch<finish_kernel<Math, F32, Math>>(x, y, 1, kPassThreads, 0, stream, a);
   }
   return 0;
@@ -314,14 +318,16 @@ int launch_finish(const FinishArgs& a, DType type, DType gradient, DType out, St
 int64_t stats_workspace(const Nhwc& x, const Device&) {
   Nhwc line = x;
   join_images({&line});
-  const int64_t parts = plan_pass(line, 2).parts > plan_pass(line, 4).parts ? plan_pass(line, 2).parts : plan_pass(line, 4).parts;
+  const int64_t parts =
+      plan_pass(line, 2).parts > plan_pass(line, 4).parts ? plan_pass(line, 2).parts : plan_pass(line, 4).parts;
   Pieces pieces(nullptr);
   pieces.take<float>(parts * 2 * x.c);
   pieces.take<float>(parts);
   return pieces.used;
 }
 
-Result run_stats(const Nhwc& x, DType type, float* mean, float* var, void* workspace, const Device&, StreamHandle stream) {
+Result run_stats(const Nhwc& x, DType type, float* mean, float* var, void* workspace, const Device&,
+                 StreamHandle stream) {
   if (const char* refusal = pass_refusal(x, type)) return {refusal, 0};
   Nhwc line = x;
   join_images({&line});
@@ -332,7 +338,9 @@ Result run_stats(const Nhwc& x, DType type, float* mean, float* var, void* works
   a.moments = pieces.take<float>(static_cast<int64_t>(a.pass.parts) * 2 * x.c);
   a.counts = pieces.take<float>(a.pass.parts);
   const auto on = static_cast<Stream>(stream);
-  const int error = type == DType::f16 ? launch_stats<F16>(a, on) : type == DType::bf16 ? launch_stats<BF16>(a, on) : launch_stats<F32>(a, on);
+  const int error = type == DType::f16    ? launch_stats<F16>(a, on)
+                    : type == DType::bf16 ? launch_stats<BF16>(a, on)
+                                          : launch_stats<F32>(a, on);
   if (error) return {nullptr, error};
   return run_merge_stats({a.moments, a.counts, a.pass.parts, a.x.channels, a.pass.pixels}, mean, var, stream);
 }
@@ -351,8 +359,8 @@ int64_t norm_backward_workspace(const NormGradient& g, const Device&) {
   return pass_refusal(g.x, g.type) ? 0 : plan_backward(g, nullptr).workspace;
 }
 
-Result run_merge_sums(const PartialSums& p, const Norm& norm, float* dgamma, float* dbeta, float* slope, float* constant, bool accumulate,
-                      StreamHandle stream) {
+Result run_merge_sums(const PartialSums& p, const Norm& norm, float* dgamma, float* dbeta, float* slope,
+                      float* constant, bool accumulate, StreamHandle stream) {
   const GradientMerge merge{norm_args(norm), p, dgamma, dbeta, slope, constant, accumulate, p.channels, p.parts};
   return {nullptr, launch_merge(merge, static_cast<Stream>(stream))};
 }
@@ -366,18 +374,20 @@ Result run_norm_backward(const NormGradient& g, void* workspace, const Device&, 
   const bool store = g.dx.data, once = !plan.slope || plan.deferred;
   if (!plan.sums) return {nullptr, store ? launch_backward(a, g.type, g.dx_type, false, true, stream) : 0};
   if (const int error = launch_backward(a, g.type, g.dx_type, true, store && once, stream)) return {nullptr, error};
-  const Result merged = run_merge_sums({a.sums, a.pass.parts, a.x.channels, a.pass.pixels}, g.norm, g.dgamma, g.dbeta, plan.slope,
-                                       plan.constant, plan.deferred, stream);
+  const Result merged = run_merge_sums({a.sums, a.pass.parts, a.x.channels, a.pass.pixels}, g.norm, g.dgamma, g.dbeta,
+                                       plan.slope, plan.constant, plan.deferred, stream);
   if (!merged.ok() || once) return merged;
   a.slope = plan.slope;
   a.constant = plan.constant;
   return {nullptr, launch_backward(a, g.type, g.dx_type, false, true, stream)};
 }
 
-Result run_finish_gradient(const Nhwc& gradient, DType gradient_type, const Nhwc& x, DType type, const Nhwc& out, DType out_type,
-                           const float* mean, const float* slope, const float* constant, StreamHandle stream) {
+Result run_finish_gradient(const Nhwc& gradient, DType gradient_type, const Nhwc& x, DType type, const Nhwc& out,
+                           DType out_type, const float* mean, const float* slope, const float* constant,
+                           StreamHandle stream) {
   if (const char* refusal = pass_refusal(x, type)) return {refusal, 0};
-  const bool known = (gradient_type == DType::f32 || gradient_type == type) && (out_type == type || (out_type == DType::f32 && gradient_type == DType::f32));
+  const bool known = (gradient_type == DType::f32 || gradient_type == type) &&
+                     (out_type == type || (out_type == DType::f32 && gradient_type == DType::f32));
   if (!known) return {"a gradient is of x's type or float32, and so is what comes of it", 0};
   Nhwc from = gradient, line = x, to = out;
   join_images({&from, &line, &to});

@@ -11,7 +11,8 @@ namespace lightops::cuda {
 
 // Mean and biased variance of each channel of x over its pixels, float32.
 int64_t stats_workspace(const Nhwc& x, const Device& device);
-Result run_stats(const Nhwc& x, DType type, float* mean, float* var, void* workspace, const Device& device, StreamHandle stream);
+Result run_stats(const Nhwc& x, DType type, float* mean, float* var, void* workspace, const Device& device,
+                 StreamHandle stream);
 
 // The second half of run_stats, for kernels that have seen every pixel themselves: `parts` groups of pixels, part i of counts[i]
 // of them, each with its mean and the sum of squared deviations from it, [parts][2][channels]. `pixels` is the sum of the counts.
@@ -32,11 +33,11 @@ Result run_affine(const Norm& norm, int64_t channels, float* scale, float* shift
 //   dbeta = sum dz, dgamma = sum dz * xhat,
 //   dx = scale * (dz - mean(dz) - xhat * mean(dz * xhat)), or scale * dz for a frozen norm, or dz without one.
 struct NormGradient {
-  Nhwc du;                   // pixel stride 0: the same pixel all over an image
-  bool pooled = false;       // du is [N, H / 2, W / 2]: each pixel that of 2x2 of x, zero for what is left of an odd size
+  Nhwc du;  // pixel stride 0: the same pixel all over an image
+  bool pooled = false;  // du is [N, H / 2, W / 2]: each pixel that of 2x2 of x, zero for what is left of an odd size
   Nhwc x;
-  Nhwc dx;                   // null data: only the vectors are wanted. May be du itself
-  DType type = DType::f32;   // of du and x
+  Nhwc dx;  // null data: only the vectors are wanted. May be du itself
+  DType type = DType::f32;  // of du and x
   DType dx_type = DType::f32;  // float32 or `type`
   float gain = 1;
   Norm norm;
@@ -59,16 +60,17 @@ struct PartialSums {
   int channels = 0;
   int64_t pixels = 0;
 };
-Result run_merge_sums(const PartialSums& p, const Norm& norm, float* dgamma, float* dbeta, float* slope, float* constant, bool accumulate,
-                      StreamHandle stream);
+Result run_merge_sums(const PartialSums& p, const Norm& norm, float* dgamma, float* dbeta, float* slope,
+                      float* constant, bool accumulate, StreamHandle stream);
 
 // out = gradient + slope * (x - mean) + constant, per channel. `out` may be the gradient.
-Result run_finish_gradient(const Nhwc& gradient, DType gradient_type, const Nhwc& x, DType type, const Nhwc& out, DType out_type,
-                           const float* mean, const float* slope, const float* constant, StreamHandle stream);
+Result run_finish_gradient(const Nhwc& gradient, DType gradient_type, const Nhwc& x, DType type, const Nhwc& out,
+                           DType out_type, const float* mean, const float* slope, const float* constant,
+                           StreamHandle stream);
 
 // The plain form.
-inline NormGradient norm_gradient(const Nhwc& du, const Nhwc& x, const Nhwc& dx, DType type, const Norm& norm, Act act, float* dgamma,
-                                  float* dbeta) {
+inline NormGradient norm_gradient(const Nhwc& du, const Nhwc& x, const Nhwc& dx, DType type, const Norm& norm, Act act,
+                                  float* dgamma, float* dbeta) {
   NormGradient g;
   g.du = du;
   g.x = x;
@@ -80,12 +82,13 @@ inline NormGradient norm_gradient(const Nhwc& du, const Nhwc& x, const Nhwc& dx,
   g.dbeta = dbeta;
   return g;
 }
-inline int64_t norm_backward_workspace(const Nhwc& du, const Nhwc& x, const Nhwc& dx, DType type, const Norm& norm, Act act,
-                                       float* dgamma, float* dbeta, const Device& device) {
+inline int64_t norm_backward_workspace(const Nhwc& du, const Nhwc& x, const Nhwc& dx, DType type, const Norm& norm,
+                                       Act act, float* dgamma, float* dbeta, const Device& device) {
   return norm_backward_workspace(norm_gradient(du, x, dx, type, norm, act, dgamma, dbeta), device);
 }
-inline Result run_norm_backward(const Nhwc& du, const Nhwc& x, const Nhwc& dx, DType type, const Norm& norm, Act act, float* dgamma,
-                                float* dbeta, void* workspace, const Device& device, StreamHandle stream) {
+inline Result run_norm_backward(const Nhwc& du, const Nhwc& x, const Nhwc& dx, DType type, const Norm& norm, Act act,
+                                float* dgamma, float* dbeta, void* workspace, const Device& device,
+                                StreamHandle stream) {
   return run_norm_backward(norm_gradient(du, x, dx, type, norm, act, dgamma, dbeta), workspace, device, stream);
 }
 

@@ -34,7 +34,8 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kThreads, 1) pack_kernel(LIGHTOPS_PARAMS(
   const bool on = index < a.chunks;
   const int64_t row_of_all = on ? index / a.row_chunks : 0;
   const int k0 = on ? static_cast<int>(index - row_of_all * a.row_chunks) * kElements : 0;
-  const int group = static_cast<int>(row_of_all / a.rows), row = static_cast<int>(row_of_all - static_cast<int64_t>(group) * a.rows);
+  const int group = static_cast<int>(row_of_all / a.rows),
+            row = static_cast<int>(row_of_all - static_cast<int64_t>(group) * a.rows);
   const auto packing = static_cast<Packing>(a.packing);
   const int tap = packing == Packing::input_gradient ? a.kernel_h * a.kernel_w - 1 - group : group;
   const auto* const from = reinterpret_cast<const Store*>(a.from);
@@ -52,11 +53,10 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kThreads, 1) pack_kernel(LIGHTOPS_PARAMS(
     }
     const int ky = at / a.kernel_w, kx = at - ky * a.kernel_w;
     const bool exists = on && k < a.depth;
-    const auto value = load_global(from + (exists ? o * a.stride_o + i * a.stride_i + ky * a.stride_y + kx * a.stride_x : 0), exists);
-    if constexpr (sizeof(Store) == 4)
-      raw.w[e] = float_to_bits(value);
-    else
-      raw.w[e / 2] |= static_cast<uint32_t>(value) << (e % 2 * 16);
+    const auto value =
+        load_global(from + (exists ? o * a.stride_o + i * a.stride_i + ky * a.stride_y + kx * a.stride_x : 0), exists);
+    if constexpr (sizeof(Store) == 4) raw.w[e] = float_to_bits(value);
+    else raw.w[e / 2] |= static_cast<uint32_t>(value) << (e % 2 * 16);
   }
   store_global16(a.to + (on ? index : 0) * kChunkBytes, raw, on);
 }
@@ -101,7 +101,8 @@ Result run_pack(const PackProblem& p, void* packed, StreamHandle handle) {
   PackArgs a{};
   a.from = static_cast<const unsigned char*>(p.weight.data);
   a.to = static_cast<unsigned char*>(packed);
-  a.stride_o = p.weight.stride[0], a.stride_i = p.weight.stride[1], a.stride_y = p.weight.stride[2], a.stride_x = p.weight.stride[3];
+  a.stride_o = p.weight.stride[0], a.stride_i = p.weight.stride[1], a.stride_y = p.weight.stride[2],
+  a.stride_x = p.weight.stride[3];
   a.chunks = packed_bytes(p) / kChunkBytes;
   if (a.chunks == 0) return {};
   a.row_chunks = packed_row(row_depth(p), bytes) / (kChunkBytes / bytes);

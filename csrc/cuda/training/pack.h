@@ -9,7 +9,7 @@ namespace lightops::cuda {
 enum class Packing : int {
   forward,         // [taps][O][row over I]
   input_gradient,  // [taps, last first][I][row over O]: a convolution of dy with it is the input gradient at stride 1
-  gathered,        // [O][row over (ky, kx, i)]: the stem's
+  gathered,  // [O][row over (ky, kx, i)]: the stem's
 };
 
 // Rows are whole 16-byte chunks, zero filled.

@@ -19,7 +19,8 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kThreads, 1) add_wgrad_kernel(LIGHTOPS_PA
   float sum = 0.f;
 #pragma unroll 4
   for (int s = 0; s < a.splits; ++s) sum += load_global(a.partial + (on ? s * a.elements + index : 0), on);
-  const int row = static_cast<int>(on ? index / a.in : 0), i = static_cast<int>(index - static_cast<int64_t>(row) * a.in);
+  const int row = static_cast<int>(on ? index / a.in : 0),
+            i = static_cast<int>(index - static_cast<int64_t>(row) * a.in);
   const int tap = row / a.out, o = row - tap * a.out, ky = tap / a.kernel_w, kx = tap - ky * a.kernel_w;
   const int64_t to = o * a.stride_o + i * a.stride_i + ky * a.stride_y + kx * a.stride_x;
   store_global(reinterpret_cast<typename Math::Store*>(a.dweight) + (on ? to : 0), Math::store(sum), on);

@@ -34,24 +34,24 @@ struct WgradWarp {
   }
 
   // Adds pixels [pixel, pixel + 32) of the stage for the warp's first `taps` taps.
-  LIGHTOPS_DEVICE void multiply(const unsigned char* dy, const unsigned char* x, int slots, int first_tap, int taps, int pixel) {
-    if constexpr (!Math::kTensorCore)
-      multiply_scalars(dy, x, slots, first_tap, taps, pixel);
-    else if constexpr (Block::kBytes == 2)
-      multiply_halves(dy, x, slots, first_tap, taps, pixel);
-    else
-      multiply_words(dy, x, slots, first_tap, taps, pixel);
+  LIGHTOPS_DEVICE void multiply(const unsigned char* dy, const unsigned char* x, int slots, int first_tap, int taps,
+                                int pixel) {
+    if constexpr (!Math::kTensorCore) multiply_scalars(dy, x, slots, first_tap, taps, pixel);
+    else if constexpr (Block::kBytes == 2) multiply_halves(dy, x, slots, first_tap, taps, pixel);
+    else multiply_words(dy, x, slots, first_tap, taps, pixel);
   }
 
   // Sixteen pixels of sixteen output channels.
   static LIGHTOPS_DEVICE void load_dy(uint32_t (&a)[4], const unsigned char* dy, int pixel, int m) {
     const int lane = thread_index() % 32;
-    ldmatrix_x4_transposed(a, dy + Out::offset(pixel + lane / 16 * 8 + lane % 8, (Block::warp_m() * kM + m) * 2 + lane / 8 % 2, Block::kPixels));
+    ldmatrix_x4_transposed(a, dy + Out::offset(pixel + lane / 16 * 8 + lane % 8,
+                                               (Block::warp_m() * kM + m) * 2 + lane / 8 % 2, Block::kPixels));
   }
 
   // Two k16 steps. With several taps the fragments of dy stay in registers and those of x pass by: the four matrices of one ldmatrix are
   // 32 pixels of eight input channels. With one tap it is the other way round, 16 pixels of sixteen channels at a time.
-  LIGHTOPS_DEVICE void multiply_halves(const unsigned char* dy, const unsigned char* x, int slots, int first_tap, int taps, int pixel) {
+  LIGHTOPS_DEVICE void multiply_halves(const unsigned char* dy, const unsigned char* x, int slots, int first_tap,
+                                       int taps, int pixel) {
     const int lane = thread_index() % 32;
     if constexpr (kTaps > 1) {
       const int slot = Tables::pixel_slot(pixel + lane);
@@ -81,7 +81,8 @@ struct WgradWarp {
         const int slot = Tables::pixel_slot(pixel + k * 16 + lane % 16);
         uint32_t b[kN / 2][4];
 #pragma unroll
-        for (int n = 0; n < kN / 2; ++n) ldmatrix_x4_transposed(b[n], x + In::offset(slot, Block::warp_n() * kN + n * 2 + lane / 16, slots));
+        for (int n = 0; n < kN / 2; ++n)
+          ldmatrix_x4_transposed(b[n], x + In::offset(slot, Block::warp_n() * kN + n * 2 + lane / 16, slots));
 #pragma unroll
         for (int m = 0; m < kM; ++m) {
           uint32_t a[4];
@@ -93,11 +94,13 @@ struct WgradWarp {
     }
   }
 
-  static LIGHTOPS_DEVICE const unsigned char* word(const unsigned char* rows, int offset, int channel) { return rows + offset + channel % 4 * 4; }
+  static LIGHTOPS_DEVICE const unsigned char* word(const unsigned char* rows, int offset, int channel) {
+    return rows + offset + channel % 4 * 4;
+  }
 
   // ldmatrix transposes 16-bit elements only: words come one by one.
-  LIGHTOPS_DEVICE void multiply_words(const unsigned char* dy, const unsigned char* x, int slots, int first_tap, int taps,
-                                      int pixel) {
+  LIGHTOPS_DEVICE void multiply_words(const unsigned char* dy, const unsigned char* x, int slots, int first_tap,
+                                      int taps, int pixel) {
     const int lane = thread_index() % 32, k = lane % 4;
 #pragma unroll 1
     for (int step = 0; step < 4; ++step, pixel += 8) {
@@ -119,7 +122,8 @@ struct WgradWarp {
           const int c = (Block::warp_n() * kN + n) * 8 + lane / 4;
           uint32_t b[2];
 #pragma unroll
-          for (int i = 0; i < 2; ++i) b[i] = load_shared<uint32_t>(word(x, In::offset(slot[i] + shift, c / 4, slots), c));
+          for (int i = 0; i < 2; ++i)
+            b[i] = load_shared<uint32_t>(word(x, In::offset(slot[i] + shift, c / 4, slots), c));
 #pragma unroll
           for (int m = 0; m < kM; ++m) Math::mma(sum[t][m][n], a[m], b);
         }
@@ -127,8 +131,8 @@ struct WgradWarp {
     }
   }
 
-  LIGHTOPS_DEVICE void multiply_scalars(const unsigned char* dy, const unsigned char* x, int slots, int first_tap, int taps,
-                                        int pixel) {
+  LIGHTOPS_DEVICE void multiply_scalars(const unsigned char* dy, const unsigned char* x, int slots, int first_tap,
+                                        int taps, int pixel) {
     const int lane = thread_index() % 32;
 #pragma unroll 1
     for (int k = 0; k < 32; ++k, ++pixel) {
@@ -159,7 +163,8 @@ struct WgradWarp {
   }
 
   // [tap][out][in] of the block's split.
-  LIGHTOPS_DEVICE void store(const WgradArgs& a, float* partial, int first_tap, int taps, int first_out, int first_in) const {
+  LIGHTOPS_DEVICE void store(const WgradArgs& a, float* partial, int first_tap, int taps, int first_out,
+                             int first_in) const {
     const int lane = thread_index() % 32, outs = a.dy.channels, ins = a.x.channels;
     const bool even = ins % 2 == 0;
 #pragma unroll
@@ -191,18 +196,22 @@ struct WgradWarp {
 template <class Block>
 LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(Block::kThreads, Block::kBlocks) wgrad_kernel(LIGHTOPS_PARAMS(WgradArgs) a) {
   unsigned char* const shared = shared_memory() + wgrad_tables_bytes(Block::size(), a.tile.slots, Block::kBytes);
-  const int in_tile = block_x() % a.in_tiles, rest = block_x() / a.in_tiles, out_tile = rest % a.out_tiles, group = rest / a.out_tiles;
+  const int in_tile = block_x() % a.in_tiles, rest = block_x() / a.in_tiles, out_tile = rest % a.out_tiles,
+            group = rest / a.out_tiles;
   const int first_out = out_tile * Block::kOut, first_in = in_tile * Block::kIn;
   const int first_tap = group * a.taps_a_block + Block::warp_t() * a.taps_a_warp;
   const int group_end = (group + 1) * a.taps_a_block < a.taps ? (group + 1) * a.taps_a_block : a.taps;
-  const int taps = group_end - first_tap < a.taps_a_warp ? group_end - first_tap : a.taps_a_warp;  // none or less: nothing to do
+  const int taps =
+      group_end - first_tap < a.taps_a_warp ? group_end - first_tap : a.taps_a_warp;  // none or less: nothing to do
 
-  const int first = block_y() * a.tiles_a_split, last = first + a.tiles_a_split < a.tiles ? first + a.tiles_a_split : a.tiles;
+  const int first = block_y() * a.tiles_a_split,
+            last = first + a.tiles_a_split < a.tiles ? first + a.tiles_a_split : a.tiles;
   constexpr int kPlaces = Block::kStages + 1;
   WgradTables<Block>::fill(a, first_in, first);
   sync_threads();
   const WgradLoader<Block> loader(a, first_out, first_in);
-  const int slots = a.tile.slots, stage_bytes = WgradLoader<Block>::kOutBytes + (Block::kPooled ? 4 : 1) * slots * Block::kIn * Block::kBytes;
+  const int slots = a.tile.slots,
+            stage_bytes = WgradLoader<Block>::kOutBytes + (Block::kPooled ? 4 : 1) * slots * Block::kIn * Block::kBytes;
 
 #pragma unroll 1
   for (int s = 0; s < Block::kStages - 1; ++s) {
@@ -222,7 +231,8 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(Block::kThreads, Block::kBlocks) wgrad_ke
     const int last_place = place == 0 ? kPlaces - 1 : place - 1;  // tile + kStages, modulo kPlaces
     const int ahead = last_place == 0 ? kPlaces - 1 : last_place - 1;
     WgradTables<Block>::next_tile(a.tile, ahead, last_place);
-    if (tile + Block::kStages - 1 < last) loader.issue(ahead, shared + (stage == 0 ? Block::kStages - 1 : stage - 1) * stage_bytes);
+    if (tile + Block::kStages - 1 < last)
+      loader.issue(ahead, shared + (stage == 0 ? Block::kStages - 1 : stage - 1) * stage_bytes);
     cp_async_commit();
 #pragma unroll 1
     for (int pixel = 0; pixel < a.tile.tile_h * a.tile.tile_w; pixel += 32)

@@ -12,14 +12,14 @@
 namespace lightops::cuda {
 
 struct WgradProblem {
-  Nhwc x;   // [N, H, W, I], before pre_act and pooling
+  Nhwc x;  // [N, H, W, I], before pre_act and pooling
   Nhwc dy;  // [N, H', W', O]
   DType type = DType::f32;  // of x, dy, dweight and dbias
   const float *scale = nullptr, *shift = nullptr;  // [I], both or neither
   Act pre_act = Act::none;
   bool average_pool = false;  // 1x1 window, stride 1, no padding
   Window window;
-  TrainWeight dweight;    // by strides in elements
+  TrainWeight dweight;  // by strides in elements
   void* dbias = nullptr;  // [O] or null
 };
 

@@ -64,7 +64,8 @@ constexpr int wgrad_padded(int in, int element_bytes) {
   return (in + row - 1) / row * row;
 }
 constexpr int wgrad_tables_bytes(const WgradSize& s, int slots, int element_bytes) {
-  const int ints = (slots + 3) / 4 * 4 + 2 * s.pixels + kMaxTaps + kWgradPlaces * 4 + 2 * wgrad_padded(s.in(), element_bytes);
+  const int ints =
+      (slots + 3) / 4 * 4 + 2 * s.pixels + kMaxTaps + kWgradPlaces * 4 + 2 * wgrad_padded(s.in(), element_bytes);
   return (ints * 4 + kRowBytes - 1) / kRowBytes * kRowBytes;
 }
 constexpr int wgrad_stage_bytes(const WgradSize& s, int slots, int copies, int element_bytes) {

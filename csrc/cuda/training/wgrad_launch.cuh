@@ -9,8 +9,9 @@ namespace lightops::cuda {
 template <class Math, WgradShape kShape>
 int launch_wgrad_shape(const WgradPlan& plan, StreamHandle stream) {
   using Block = WgradBlock<Math, kShape>;
-  return launch<wgrad_kernel<Block>>(static_cast<unsigned>(plan.blocks), static_cast<unsigned>(plan.splits), 1, Block::kThreads,
-                                     static_cast<unsigned>(plan.shared), static_cast<Stream>(stream), plan.args);
+  return launch<wgrad_kernel<Block>>(static_cast<unsigned>(plan.blocks), static_cast<unsigned>(plan.splits), 1,
+                                     Block::kThreads, static_cast<unsigned>(plan.shared), static_cast<Stream>(stream),
+                                     plan.args);
 }
 
 template <class Math>

@@ -25,7 +25,8 @@ struct WgradBlock {
   // Blocks that should share a multiprocessor bound the registers; a halo is taken to be twice the tile.
   static constexpr int kAlike = kShape == WgradShape::spatial || kShape == WgradShape::tall ? 2 : kPooled ? 4 : 1;
   static constexpr bool kShares = 2 * kStages * kPixels * (kOut + kAlike * kIn) * kBytes <= kSharedBytes;
-  static constexpr int kBlocks = Math::kTensorCore && kThreads <= 256 && (kThreads < 256 || kShares) ? 512 / kThreads : 1;
+  static constexpr int kBlocks =
+      Math::kTensorCore && kThreads <= 256 && (kThreads < 256 || kShares) ? 512 / kThreads : 1;
 
   static constexpr WgradSize size() { return wgrad_size(kShape, kBytes); }
   static LIGHTOPS_DEVICE int warp() { return thread_index() / 32; }
@@ -45,10 +46,8 @@ struct Rows {
   static constexpr int kStep = Block::kThreads / kAll;  // rows copied at a time
 
   static LIGHTOPS_DEVICE int turn(int row) {
-    if constexpr (Block::kBytes == 4)
-      return kRow == kRowBytes ? (row & 3) << 1 | (row >> 2 & 1) : 0;
-    else
-      return row / (kRowBytes / kRow) % kChunks;
+    if constexpr (Block::kBytes == 4) return kRow == kRowBytes ? (row & 3) << 1 | (row >> 2 & 1) : 0;
+    else return row / (kRowBytes / kRow) % kChunks;
   }
   static LIGHTOPS_DEVICE int offset(int row, int chunk, int rows) {
     const int panel = kAll == kChunks ? 0 : chunk / kChunks * rows * kRow;
@@ -63,11 +62,14 @@ struct Rows {
 template <class Block>
 struct WgradTables {
   using Math = typename Block::Math;
-  static constexpr int kPixelPlace = 2 * Block::kPadded, kPixelSlot = kPixelPlace + Block::kPixels, kTapShift = kPixelSlot + Block::kPixels,
-                       kTilePlace = kTapShift + kMaxTaps, kSlotPlace = kTilePlace + kWgradPlaces * 4;
+  static constexpr int kPixelPlace = 2 * Block::kPadded, kPixelSlot = kPixelPlace + Block::kPixels,
+                       kTapShift = kPixelSlot + Block::kPixels, kTilePlace = kTapShift + kMaxTaps,
+                       kSlotPlace = kTilePlace + kWgradPlaces * 4;
 
   static LIGHTOPS_DEVICE float* pairs() { return reinterpret_cast<float*>(shared_memory()); }
-  static LIGHTOPS_DEVICE int* entry(int table, int index) { return reinterpret_cast<int*>(shared_memory()) + table + index; }
+  static LIGHTOPS_DEVICE int* entry(int table, int index) {
+    return reinterpret_cast<int*>(shared_memory()) + table + index;
+  }
   // Places are y << 16 | x from the tile's first, -1: none.
   static LIGHTOPS_DEVICE int slot_place(int slot) { return load_shared<int>(entry(kSlotPlace, slot)); }
   static LIGHTOPS_DEVICE int pixel_place(int pixel) { return load_shared<int>(entry(kPixelPlace, pixel)); }
@@ -91,12 +93,14 @@ struct WgradTables {
     const Tile& t = a.tile;
     if (thread_index() < Block::kStages) {
       const int tile = first_tile + thread_index(), row = tile / t.tiles_x, image = row / t.tiles_y;
-      store_shared(entry(kTilePlace, thread_index() * 4), Vec16{{static_cast<uint32_t>(image), static_cast<uint32_t>(row - image * t.tiles_y),
-                                                                 static_cast<uint32_t>(tile - row * t.tiles_x), 0u}});
+      store_shared(entry(kTilePlace, thread_index() * 4),
+                   Vec16{{static_cast<uint32_t>(image), static_cast<uint32_t>(row - image * t.tiles_y),
+                          static_cast<uint32_t>(tile - row * t.tiles_x), 0u}});
     }
     const int stride = a.geometry.stride_w;
     for (int i = thread_index(); i < t.slots; i += Block::kThreads) {
-      const int y = i / t.pitch, in_row = i - y * t.pitch, phase = in_row / t.sub_pitch, x = (in_row - phase * t.sub_pitch) * stride + phase;
+      const int y = i / t.pitch, in_row = i - y * t.pitch, phase = in_row / t.sub_pitch,
+                x = (in_row - phase * t.sub_pitch) * stride + phase;
       store_shared(entry(kSlotPlace, i), phase < stride && x < t.halo_w ? y << 16 | x : -1);
     }
     for (int i = thread_index(); i < Block::kPixels; i += Block::kThreads) {
@@ -104,8 +108,10 @@ struct WgradTables {
       store_shared(entry(kPixelPlace, i), i < t.tile_h * t.tile_w ? y << 16 | (i - y * t.tile_w) : -1);
       store_shared(entry(kPixelSlot, i), halo_slot(t, a.geometry, i));
     }
-    for (int i = thread_index(); i < a.taps; i += Block::kThreads) store_shared(entry(kTapShift, i), tap_slot(t, a.geometry, i));
-    if (a.scale) stage_scale_shift<Math>(pairs(), a.scale + in, a.shift + in, a.x.channels - in, Block::kPadded, Block::kThreads);
+    for (int i = thread_index(); i < a.taps; i += Block::kThreads)
+      store_shared(entry(kTapShift, i), tap_slot(t, a.geometry, i));
+    if (a.scale)
+      stage_scale_shift<Math>(pairs(), a.scale + in, a.shift + in, a.x.channels - in, Block::kPadded, Block::kThreads);
   }
 };
 
@@ -155,7 +161,8 @@ struct WgradLoader {
 #pragma unroll 1
     for (int r = Out::my_row(); r < Block::kPixels; r += Out::kStep) {
       const int place = Tables::pixel_place(r);
-      const int y = static_cast<int>(at.w[1]) * args.tile.tile_h + (place >> 16), x = static_cast<int>(at.w[2]) * args.tile.tile_w + (place & 0xffff);
+      const int y = static_cast<int>(at.w[1]) * args.tile.tile_h + (place >> 16),
+                x = static_cast<int>(at.w[2]) * args.tile.tile_w + (place & 0xffff);
       const bool on = place >= 0 && y < args.dy.height && x < args.dy.width;
       copy(stage + Out::offset(r, Out::my_chunk(), Block::kPixels), args.dy,
            image * args.dy.image + (static_cast<int64_t>(y) * args.dy.width + x) * args.dy.pixel, out, on);
@@ -172,8 +179,8 @@ struct WgradLoader {
       if constexpr (Block::kPooled) {
 #pragma unroll
         for (int k = 0; k < 4; ++k)
-          copy(to + k * slots * In::kBytes, args.x, image * args.x.image + (2 * y + k / 2) * args.x_row + (2 * x + k % 2) * args.x.pixel,
-               in, on);
+          copy(to + k * slots * In::kBytes, args.x,
+               image * args.x.image + (2 * y + k / 2) * args.x_row + (2 * x + k % 2) * args.x.pixel, in, on);
       } else {
         copy(to, args.x, image * args.x.image + y * args.x_row + x * args.x.pixel, in, on);
       }
@@ -228,10 +235,8 @@ struct WgradLoader {
 #pragma unroll
         for (int e = 0; e < 4; ++e) mean[e] += v[e] * 0.25f;
       }
-      if constexpr (Block::kPooled)
-        pack<Math>(mean, part);
-      else
-        act.pack(v, part);
+      if constexpr (Block::kPooled) pack<Math>(mean, part);
+      else act.pack(v, part);
 #pragma unroll
       for (int w = 0; w < kWords; ++w) raw[0].w[word + w] = part.w[w];
     }

@@ -48,7 +48,8 @@ WgradPlan plan_wgrad(const WgradProblem& p, const Device& device) {
     return plan;
   }
   const int64_t window = p.window.kernel[0] * p.window.kernel[1];
-  if (p.x.h * p.x.w >= kIndexLimit || p.x.n >= kIndexLimit || p.x.c >= 65536 || window * p.x.c * p.dy.c >= kIndexLimit) {
+  if (p.x.h * p.x.w >= kIndexLimit || p.x.n >= kIndexLimit || p.x.c >= 65536 ||
+      window * p.x.c * p.dy.c >= kIndexLimit) {
     plan.refusal = "more than 2^31 - 1 pixels an image or weights, or 65535 channels";
     return plan;
   }
@@ -93,7 +94,8 @@ WgradPlan plan_wgrad(const WgradProblem& p, const Device& device) {
       return plan;
     }
   }
-  plan.shared = wgrad_tables_bytes(size, a.tile.slots, bytes) + size.stages * wgrad_stage_bytes(size, a.tile.slots, copies, bytes);
+  plan.shared = wgrad_tables_bytes(size, a.tile.slots, bytes) +
+                size.stages * wgrad_stage_bytes(size, a.tile.slots, copies, bytes);
   a.out_tiles = static_cast<int>(ceil_div(p.dy.c, size.out()));
   a.in_tiles = static_cast<int>(ceil_div(p.x.c, size.in()));
   a.tap_groups = static_cast<int>(ceil_div(a.taps, size.taps * size.warps_t));

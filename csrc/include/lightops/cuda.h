@@ -22,12 +22,12 @@ namespace lightops::cuda {
 struct Device {
   int multiprocessors = 108;
   int shared_limit = 99 * 1024;  // bytes a block may opt in to: 99 KiB on sm_86/89/120, 163 on sm_80, 227 on sm_90/100
-  bool tf32 = false;             // fp32 convolutions may round their operands to tf32
+  bool tf32 = false;  // fp32 convolutions may round their operands to tf32
 };
 
 struct Result {
   const char* refusal = nullptr;  // no kernel serves the problem, and why; nothing was launched
-  int cuda_error = 0;             // cudaError_t of the launch
+  int cuda_error = 0;  // cudaError_t of the launch
   bool ok() const { return refusal == nullptr && cuda_error == 0; }
 };
 
@@ -38,8 +38,8 @@ using StreamHandle = void*;  // cudaStream_t
 int use_device(int index, Device* device);
 const char* error_text(int error);
 
-#define LIGHTOPS_CUDA_OP(name, Params)                                          \
-  int64_t name##_cuda_workspace(const Params& p, const Device& device);         \
+#define LIGHTOPS_CUDA_OP(name, Params)                                  \
+  int64_t name##_cuda_workspace(const Params& p, const Device& device); \
   Result name##_cuda(const Params& p, const Device& device, StreamHandle stream)
 
 LIGHTOPS_CUDA_OP(bn_relu_conv2d, BnReluConv2dParams);

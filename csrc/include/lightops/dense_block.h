@@ -8,23 +8,23 @@
 namespace lightops {
 
 struct DenseLayerWeights {
-  const void* scale = nullptr;     // [C0 + l k], of the first batch norm
+  const void* scale = nullptr;  // [C0 + l k], of the first batch norm
   const void* shift = nullptr;
-  const void* weight1 = nullptr;   // packed [bottleneck, C0 + l k, 1, 1]; null without a bottleneck
-  const void* bias1 = nullptr;     // [bottleneck]: the shift of the second batch norm
-  const void* weight2 = nullptr;   // packed [k, bottleneck or C0 + l k, 3, 3]
+  const void* weight1 = nullptr;  // packed [bottleneck, C0 + l k, 1, 1]; null without a bottleneck
+  const void* bias1 = nullptr;  // [bottleneck]: the shift of the second batch norm
+  const void* weight2 = nullptr;  // packed [k, bottleneck or C0 + l k, 3, 3]
 };
 
 struct DenseBlockParams {
-  Nhwc buffer;                     // the first C0 channels hold the input
+  Nhwc buffer;  // the first C0 channels hold the input
   DType type = DType::f32;
-  bool pairs = false;              // convolution weights hold pairs of bfloat16 (pack.h); type is bf16
-  int64_t in_channels = 0;         // C0
-  int64_t growth = 0;              // k
-  int64_t bottleneck = 0;          // channels of the 1x1, 0: none
+  bool pairs = false;  // convolution weights hold pairs of bfloat16 (pack.h); type is bf16
+  int64_t in_channels = 0;  // C0
+  int64_t growth = 0;  // k
+  int64_t bottleneck = 0;  // channels of the 1x1, 0: none
   int64_t layers = 0;
   const DenseLayerWeights* weights = nullptr;
-  Algo algo = Algo::direct;        // of the 3x3s
+  Algo algo = Algo::direct;  // of the 3x3s
   void* workspace = nullptr;
   Parallel parallel;
 };

@@ -7,14 +7,14 @@
 namespace lightops {
 
 struct TransitionParams {
-  Nhwc x;                          // [N, H, W, C]
-  Nhwc out;                        // [N, H / 2, W / 2, O]; may be a channel prefix of the next block's buffer
+  Nhwc x;  // [N, H, W, C]
+  Nhwc out;  // [N, H / 2, W / 2, O]; may be a channel prefix of the next block's buffer
   DType type = DType::f32;
-  bool pairs = false;              // convolution weights hold pairs of bfloat16 (pack.h); type is bf16
-  const void* scale = nullptr;     // [C]
+  bool pairs = false;  // convolution weights hold pairs of bfloat16 (pack.h); type is bf16
+  const void* scale = nullptr;  // [C]
   const void* shift = nullptr;
-  const void* weight = nullptr;    // packed [O, C, 1, 1]
-  const void* bias = nullptr;      // [O] or null
+  const void* weight = nullptr;  // packed [O, C, 1, 1]
+  const void* bias = nullptr;  // [O] or null
   void* workspace = nullptr;
   Parallel parallel;
 };

@@ -5,15 +5,17 @@ namespace cuda_binding {
 namespace {
 
 // `algo` chooses between the CPU's sums; the tensor cores have one.
-Tensor bn_relu_conv2d(Tensor x, OptionalTensor scale, OptionalTensor shift, int64_t pre_act, Tensor w, OptionalTensor bias,
-                      int64_t out_channels, Ints kernel, Ints stride, Ints padding, Ints dilation, int64_t act, int64_t) {
+Tensor bn_relu_conv2d(Tensor x, OptionalTensor scale, OptionalTensor shift, int64_t pre_act, Tensor w,
+                      OptionalTensor bias, int64_t out_channels, Ints kernel, Ints stride, Ints padding, Ints dilation,
+                      int64_t act, int64_t) {
   const Call call("bn_relu_conv2d", x);
   BnReluConv2dParams p;
   p.x = call.image("x", x);
   p.type = call.type;
   p.window = binding::window_of(call.op, kernel, stride, padding, dilation);
   binding::check_fits(call.op, p.window, p.x);
-  STD_TORCH_CHECK(scale.has_value() == shift.has_value(), "lightops::", call.op, ": give both 'scale' and 'shift' or neither");
+  STD_TORCH_CHECK(scale.has_value() == shift.has_value(), "lightops::", call.op,
+                  ": give both 'scale' and 'shift' or neither");
   p.scale = call.vector("scale", scale, p.x.c);
   p.shift = call.vector("shift", shift, p.x.c);
   p.pre_act = binding::act_of(call.op, "pre_act", pre_act);

@@ -19,7 +19,8 @@ cuda::StreamHandle current_stream(const char*, int32_t) { return nullptr; }
 #else
 bool on_gpu(const Tensor& t) { return t.is_cuda(); }
 cuda::StreamHandle current_stream(const char* op, int32_t device) {
-  STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream != nullptr, "lightops::", op, ": this torch is built without CUDA");
+  STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream != nullptr, "lightops::", op,
+                  ": this torch is built without CUDA");
   void* stream = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
   return stream;
@@ -38,13 +39,15 @@ Call::Call(const char* name, const Tensor& x)
       guard_(index_)
 #endif
 {
-  STD_TORCH_CHECK(type != DType::f64, "lightops::", op, ": the CUDA kernels take float16, bfloat16 and float32, got float64");
+  STD_TORCH_CHECK(type != DType::f64, "lightops::", op,
+                  ": the CUDA kernels take float16, bfloat16 and float32, got float64");
   check_device("x", x);
 }
 
 void Call::check_device(const char* name, const Tensor& t) const {
-  STD_TORCH_CHECK(on_gpu(t) && t.get_device_index() == index_, "lightops::", op, ": '", name, "' must be on cuda:", index_,
-                  " like 'x', got ", on_gpu(t) ? "cuda:" + std::to_string(t.get_device_index()) : "another kind of device");
+  STD_TORCH_CHECK(on_gpu(t) && t.get_device_index() == index_, "lightops::", op, ": '", name,
+                  "' must be on cuda:", index_, " like 'x', got ",
+                  on_gpu(t) ? "cuda:" + std::to_string(t.get_device_index()) : "another kind of device");
 }
 
 Nhwc Call::image(const char* name, const Tensor& t) const {
@@ -70,9 +73,9 @@ const void* Call::dense(const char* name, const Tensor& t, std::initializer_list
 const void* Call::weight(const char* name, const Tensor& t, int64_t taps, int64_t out, int64_t in) const {
   check_device(name, t);
   const int64_t elements = taps * out * round_up(in, chunk_elements(type));
-  STD_TORCH_CHECK(t.is_contiguous() && t.scalar_type() == x_.scalar_type() && t.numel() == elements, "lightops::", op, ": '", name,
-                  "' must be packed for x's type (lightops.ops pack functions), contiguous, with ", elements, " elements, got ",
-                  t.numel(), " elements of scalar type ", int(t.scalar_type()));
+  STD_TORCH_CHECK(t.is_contiguous() && t.scalar_type() == x_.scalar_type() && t.numel() == elements, "lightops::", op,
+                  ": '", name, "' must be packed for x's type (lightops.ops pack functions), contiguous, with ",
+                  elements, " elements, got ", t.numel(), " elements of scalar type ", int(t.scalar_type()));
   return t.data_ptr();
 }
 const void* Call::weight(const char* name, const OptionalTensor& t, int64_t taps, int64_t out, int64_t in) const {
@@ -81,8 +84,8 @@ const void* Call::weight(const char* name, const OptionalTensor& t, int64_t taps
 
 const void* Call::vector(const char* name, const Tensor& t, int64_t elements) const {
   check_device(name, t);
-  STD_TORCH_CHECK(t.is_contiguous() && t.scalar_type() == ScalarType::Float && t.numel() == elements, "lightops::", op, ": '", name,
-                  "' must be a contiguous tensor of float32 with ", elements, " elements, got ", t.numel(),
+  STD_TORCH_CHECK(t.is_contiguous() && t.scalar_type() == ScalarType::Float && t.numel() == elements, "lightops::", op,
+                  ": '", name, "' must be a contiguous tensor of float32 with ", elements, " elements, got ", t.numel(),
                   " elements of scalar type ", int(t.scalar_type()));
   return t.data_ptr();
 }
@@ -112,10 +115,10 @@ Call::Ready Call::prepare() const {
 }
 
 void Call::report(const cuda::Result& result) const {
-  STD_TORCH_CHECK(result.refusal == nullptr, "lightops::", op, ": no CUDA kernel serves x ", binding::shape_of(x_), ": ",
-                  result.refusal);
-  STD_TORCH_CHECK(result.cuda_error == 0, "lightops::", op, ": launch on cuda:", index_, " for x ", binding::shape_of(x_),
-                  " failed: ", cuda::error_text(result.cuda_error),
+  STD_TORCH_CHECK(result.refusal == nullptr, "lightops::", op, ": no CUDA kernel serves x ", binding::shape_of(x_),
+                  ": ", result.refusal);
+  STD_TORCH_CHECK(result.cuda_error == 0, "lightops::", op, ": launch on cuda:", index_, " for x ",
+                  binding::shape_of(x_), " failed: ", cuda::error_text(result.cuda_error),
                   " (`lightops info` lists the architectures this build has code for)");
 }
 

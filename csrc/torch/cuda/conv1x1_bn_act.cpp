@@ -4,7 +4,8 @@ namespace lightops {
 namespace cuda_binding {
 namespace {
 
-Tensor conv1x1_bn_act(Tensor x, Tensor w, OptionalTensor bias, int64_t out_channels, int64_t act, OptionalTensor residual) {
+Tensor conv1x1_bn_act(Tensor x, Tensor w, OptionalTensor bias, int64_t out_channels, int64_t act,
+                      OptionalTensor residual) {
   const Call call("conv1x1_bn_act", x);
   Conv1x1BnActParams p;
   p.x = call.image("x", x);

@@ -5,12 +5,12 @@ namespace cuda_binding {
 namespace {
 
 // Everything but the buffer. `params` holds, per layer, (scale, shift, w1, bias1, w2) or (scale, shift, w).
-DenseBlockParams fill(const Call& call, const std::vector<Tensor>& params, int64_t in_channels, int64_t growth, int64_t bottleneck,
-                      std::vector<DenseLayerWeights>* weights) {
+DenseBlockParams fill(const Call& call, const std::vector<Tensor>& params, int64_t in_channels, int64_t growth,
+                      int64_t bottleneck, std::vector<DenseLayerWeights>* weights) {
   const size_t each = bottleneck > 0 ? 5 : 3;
-  STD_TORCH_CHECK(in_channels > 0 && growth > 0 && bottleneck >= 0 && params.size() % each == 0, "lightops::", call.op, ": got ",
-                  params.size(), " parameter tensors, ", in_channels, " input channels, growth ", growth, ", bottleneck ",
-                  bottleneck, "; want ", each, " tensors a layer");
+  STD_TORCH_CHECK(in_channels > 0 && growth > 0 && bottleneck >= 0 && params.size() % each == 0, "lightops::", call.op,
+                  ": got ", params.size(), " parameter tensors, ", in_channels, " input channels, growth ", growth,
+                  ", bottleneck ", bottleneck, "; want ", each, " tensors a layer");
   DenseBlockParams p;
   p.type = call.type;
   p.in_channels = in_channels;
@@ -51,7 +51,8 @@ Tensor dense_block(Tensor x, std::vector<Tensor> params, int64_t growth, int64_t
   return buffer;
 }
 
-void dense_block_inplace(Tensor buffer, std::vector<Tensor> params, int64_t in_channels, int64_t growth, int64_t bottleneck, int64_t) {
+void dense_block_inplace(Tensor buffer, std::vector<Tensor> params, int64_t in_channels, int64_t growth,
+                         int64_t bottleneck, int64_t) {
   const Call call("dense_block_", buffer);
   std::vector<DenseLayerWeights> weights;
   DenseBlockParams p = fill(call, params, in_channels, growth, bottleneck, &weights);

@@ -4,9 +4,9 @@ namespace lightops {
 namespace cuda_binding {
 namespace {
 
-Tensor depthwise_pointwise(Tensor x, Tensor dw, OptionalTensor dw_bias, Ints kernel, Ints stride, Ints padding, Ints dilation,
-                           int64_t dw_act, Tensor pw, OptionalTensor pw_bias, int64_t out_channels, int64_t pw_act,
-                           OptionalTensor residual) {
+Tensor depthwise_pointwise(Tensor x, Tensor dw, OptionalTensor dw_bias, Ints kernel, Ints stride, Ints padding,
+                           Ints dilation, int64_t dw_act, Tensor pw, OptionalTensor pw_bias, int64_t out_channels,
+                           int64_t pw_act, OptionalTensor residual) {
   const Call call("depthwise_pointwise", x);
   DepthwisePointwiseParams p;
   p.x = call.image("x", x);
@@ -30,7 +30,9 @@ Tensor depthwise_pointwise(Tensor x, Tensor dw, OptionalTensor dw_bias, Ints ker
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(lightops, LIGHTOPS_CUDA_KEY, m) { m.impl("depthwise_pointwise", TORCH_BOX(&depthwise_pointwise)); }
+STABLE_TORCH_LIBRARY_IMPL(lightops, LIGHTOPS_CUDA_KEY, m) {
+  m.impl("depthwise_pointwise", TORCH_BOX(&depthwise_pointwise));
+}
 
 }  // namespace cuda_binding
 }  // namespace lightops

@@ -5,8 +5,8 @@ namespace cuda_binding {
 namespace {
 
 // `algo` chooses between the CPU's sums; the tensor cores have one.
-Tensor fire(Tensor x, Tensor sq, OptionalTensor sq_bias, int64_t squeeze, Tensor e1, OptionalTensor e1_bias, int64_t expand1,
-            Tensor e3, OptionalTensor e3_bias, int64_t expand3, int64_t, OptionalTensor bypass) {
+Tensor fire(Tensor x, Tensor sq, OptionalTensor sq_bias, int64_t squeeze, Tensor e1, OptionalTensor e1_bias,
+            int64_t expand1, Tensor e3, OptionalTensor e3_bias, int64_t expand3, int64_t, OptionalTensor bypass) {
   const Call call("fire", x);
   FireParams p;
   p.x = call.image("x", x);

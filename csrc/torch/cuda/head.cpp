@@ -4,13 +4,14 @@ namespace lightops {
 namespace cuda_binding {
 namespace {
 
-Tensor head(Tensor x, OptionalTensor scale, OptionalTensor shift, int64_t act, OptionalTensor fc, OptionalTensor fc_bias,
-            int64_t out_features) {
+Tensor head(Tensor x, OptionalTensor scale, OptionalTensor shift, int64_t act, OptionalTensor fc,
+            OptionalTensor fc_bias, int64_t out_features) {
   const Call call("head", x);
   HeadParams p;
   p.x = call.image("x", x);
   p.type = call.type;
-  STD_TORCH_CHECK(scale.has_value() == shift.has_value(), "lightops::", call.op, ": give both 'scale' and 'shift' or neither");
+  STD_TORCH_CHECK(scale.has_value() == shift.has_value(), "lightops::", call.op,
+                  ": give both 'scale' and 'shift' or neither");
   p.scale = call.vector("scale", scale, p.x.c);
   p.shift = call.vector("shift", shift, p.x.c);
   p.act = binding::act_of(call.op, "act", act);

@@ -4,9 +4,9 @@ namespace lightops {
 namespace cuda_binding {
 namespace {
 
-Tensor inverted_residual(Tensor x, Tensor ex, OptionalTensor ex_bias, int64_t hidden, int64_t ex_act, Tensor dw, OptionalTensor dw_bias,
-                         Ints kernel, Ints stride, Ints padding, int64_t dw_act, Tensor pw, OptionalTensor pw_bias,
-                         int64_t out_channels, bool residual) {
+Tensor inverted_residual(Tensor x, Tensor ex, OptionalTensor ex_bias, int64_t hidden, int64_t ex_act, Tensor dw,
+                         OptionalTensor dw_bias, Ints kernel, Ints stride, Ints padding, int64_t dw_act, Tensor pw,
+                         OptionalTensor pw_bias, int64_t out_channels, bool residual) {
   const Call call("inverted_residual", x);
   InvertedResidualParams p;
   p.x = call.image("x", x);
@@ -25,7 +25,8 @@ Tensor inverted_residual(Tensor x, Tensor ex, OptionalTensor ex_bias, int64_t hi
   p.residual = residual;
   const int64_t h = p.window.out(0, p.x.h), w = p.window.out(1, p.x.w);
   STD_TORCH_CHECK(!residual || (h == p.x.h && w == p.x.w && out_channels == p.x.c), "lightops::", call.op,
-                  ": the residual adds x of shape ", binding::shape_of(x), " to an output of ", out_channels, " channels, ", h, " x ", w);
+                  ": the residual adds x of shape ", binding::shape_of(x), " to an output of ", out_channels,
+                  " channels, ", h, " x ", w);
   Tensor out = call.new_image(p.x.n, out_channels, h, w);
   if (out.numel() == 0) return out;
   p.out = call.image("out", out);
@@ -35,7 +36,9 @@ Tensor inverted_residual(Tensor x, Tensor ex, OptionalTensor ex_bias, int64_t hi
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(lightops, LIGHTOPS_CUDA_KEY, m) { m.impl("inverted_residual", TORCH_BOX(&inverted_residual)); }
+STABLE_TORCH_LIBRARY_IMPL(lightops, LIGHTOPS_CUDA_KEY, m) {
+  m.impl("inverted_residual", TORCH_BOX(&inverted_residual));
+}
 
 }  // namespace cuda_binding
 }  // namespace lightops

@@ -9,8 +9,8 @@ struct Problem {
   int64_t h, w;  // of the output
 };
 
-Problem fill(const Call& call, const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t out_channels, const Ints& kernel,
-             const Ints& stride, const Ints& padding, int64_t act, const Ints& pool) {
+Problem fill(const Call& call, const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t out_channels,
+             const Ints& kernel, const Ints& stride, const Ints& padding, int64_t act, const Ints& pool) {
   Problem q;
   StemParams& p = q.p;
   STD_TORCH_CHECK(x.dim() == 4, "lightops::", call.op, ": 'x' has shape ", binding::shape_of(x), "; want 4 dimensions");
@@ -30,10 +30,12 @@ Problem fill(const Call& call, const Tensor& x, const Tensor& w, const OptionalT
   q.h = p.window.out(0, p.x.h), q.w = p.window.out(1, p.x.w);
   p.pooled = !pool.empty();
   if (p.pooled) {
-    STD_TORCH_CHECK(pool.size() == 4 && pool[0] >= 1 && pool[1] >= 1 && pool[2] >= 0 && 2 * pool[2] <= pool[0], "lightops::",
-                    call.op, ": 'pool' must be empty or (kernel >= 1, stride >= 1, 0 <= padding <= kernel / 2, ceil_mode)");
-    STD_TORCH_CHECK(q.h + 2 * pool[2] >= pool[0] && q.w + 2 * pool[2] >= pool[0], "lightops::", call.op, ": the pool covers ",
-                    pool[0], " pixels but its padded input is ", q.h + 2 * pool[2], " x ", q.w + 2 * pool[2]);
+    STD_TORCH_CHECK(pool.size() == 4 && pool[0] >= 1 && pool[1] >= 1 && pool[2] >= 0 && 2 * pool[2] <= pool[0],
+                    "lightops::", call.op,
+                    ": 'pool' must be empty or (kernel >= 1, stride >= 1, 0 <= padding <= kernel / 2, ceil_mode)");
+    STD_TORCH_CHECK(q.h + 2 * pool[2] >= pool[0] && q.w + 2 * pool[2] >= pool[0], "lightops::", call.op,
+                    ": the pool covers ", pool[0], " pixels but its padded input is ", q.h + 2 * pool[2], " x ",
+                    q.w + 2 * pool[2]);
     for (int axis = 0; axis < 2; ++axis) {
       p.pool.kernel[axis] = pool[0];
       p.pool.stride[axis] = pool[1];
@@ -51,8 +53,8 @@ void launch(const Call& call, const Tensor& out, StemParams p) {
   call.run(p, cuda::stem_cuda_workspace, cuda::stem_cuda);
 }
 
-Tensor stem(Tensor x, Tensor w, OptionalTensor bias, int64_t out_channels, Ints kernel, Ints stride, Ints padding, int64_t act,
-            Ints pool) {
+Tensor stem(Tensor x, Tensor w, OptionalTensor bias, int64_t out_channels, Ints kernel, Ints stride, Ints padding,
+            int64_t act, Ints pool) {
   const Call call("stem", x);
   const Problem q = fill(call, x, w, bias, out_channels, kernel, stride, padding, act, pool);
   Tensor out = call.new_image(q.p.x.n, out_channels, q.h, q.w);
@@ -60,9 +62,11 @@ Tensor stem(Tensor x, Tensor w, OptionalTensor bias, int64_t out_channels, Ints 
   return out;
 }
 
-void stem_out(Tensor x, Tensor w, OptionalTensor bias, Ints kernel, Ints stride, Ints padding, int64_t act, Ints pool, Tensor out) {
+void stem_out(Tensor x, Tensor w, OptionalTensor bias, Ints kernel, Ints stride, Ints padding, int64_t act, Ints pool,
+              Tensor out) {
   const Call call("stem_out", x);
-  STD_TORCH_CHECK(out.dim() == 4, "lightops::", call.op, ": 'out' has shape ", binding::shape_of(out), "; want 4 dimensions");
+  STD_TORCH_CHECK(out.dim() == 4, "lightops::", call.op, ": 'out' has shape ", binding::shape_of(out),
+                  "; want 4 dimensions");
   const Problem q = fill(call, x, w, bias, out.size(1), kernel, stride, padding, act, pool);
   call.image("out", out, {q.p.x.n, out.size(1), q.h, q.w});
   launch(call, out, q.p);

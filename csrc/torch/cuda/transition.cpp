@@ -34,7 +34,8 @@ Tensor transition(Tensor x, Tensor scale, Tensor shift, Tensor w, OptionalTensor
 
 void transition_out(Tensor x, Tensor scale, Tensor shift, Tensor w, OptionalTensor bias, Tensor out) {
   const Call call("transition_out", x);
-  STD_TORCH_CHECK(out.dim() == 4, "lightops::", call.op, ": 'out' has shape ", binding::shape_of(out), "; want 4 dimensions");
+  STD_TORCH_CHECK(out.dim() == 4, "lightops::", call.op, ": 'out' has shape ", binding::shape_of(out),
+                  "; want 4 dimensions");
   const TransitionParams p = fill(call, x, scale, shift, w, bias, out.size(1));
   call.image("out", out, {p.x.n, out.size(1), p.x.h / 2, p.x.w / 2});
   launch(call, out, p);

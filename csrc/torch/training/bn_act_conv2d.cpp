@@ -9,10 +9,10 @@ namespace {
 
 using Bools = std::vector<bool>;
 
-std::tuple<Tensor, Tensor, Tensor> bn_act_conv2d(Tensor x, OptionalTensor mean, OptionalTensor var, OptionalTensor gamma,
-                                                 OptionalTensor beta, double eps, int64_t act, Tensor weight,
-                                                 OptionalTensor bias, Ints stride, Ints padding, Ints dilation,
-                                                 int64_t groups, bool pool, bool stats) {
+std::tuple<Tensor, Tensor, Tensor> bn_act_conv2d(Tensor x, OptionalTensor mean, OptionalTensor var,
+                                                 OptionalTensor gamma, OptionalTensor beta, double eps, int64_t act,
+                                                 Tensor weight, OptionalTensor bias, Ints stride, Ints padding,
+                                                 Ints dilation, int64_t groups, bool pool, bool stats) {
   const char* op = "bn_act_conv2d";
   BnActConv2dParams p;
   p.x = image_of(op, "x", x);
@@ -50,9 +50,12 @@ std::tuple<Tensor, Tensor, Tensor> bn_act_conv2d(Tensor x, OptionalTensor mean, 
   return {y, mean_y, var_y};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> bn_act_conv2d_backward(
-    Tensor dy, Tensor x, OptionalTensor mean, OptionalTensor var, OptionalTensor gamma, OptionalTensor beta, double eps,
-    int64_t act, Tensor weight, Ints stride, Ints padding, Ints dilation, int64_t groups, bool pool, bool batch, Bools needs) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> bn_act_conv2d_backward(Tensor dy, Tensor x, OptionalTensor mean,
+                                                                          OptionalTensor var, OptionalTensor gamma,
+                                                                          OptionalTensor beta, double eps, int64_t act,
+                                                                          Tensor weight, Ints stride, Ints padding,
+                                                                          Ints dilation, int64_t groups, bool pool,
+                                                                          bool batch, Bools needs) {
   const char* op = "bn_act_conv2d_backward";
   BnActConv2dBackwardParams p;
   p.x = image_of(op, "x", x);

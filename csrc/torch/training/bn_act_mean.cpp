@@ -5,8 +5,8 @@
 namespace lightops {
 namespace binding {
 
-Tensor bn_act_mean(Tensor x, OptionalTensor mean, OptionalTensor var, OptionalTensor gamma, OptionalTensor beta, double eps,
-                   int64_t act) {
+Tensor bn_act_mean(Tensor x, OptionalTensor mean, OptionalTensor var, OptionalTensor gamma, OptionalTensor beta,
+                   double eps, int64_t act) {
   const char* op = "bn_act_mean";
   BnActMeanParams p;
   p.x = image_of(op, "x", x);
@@ -25,8 +25,8 @@ Tensor bn_act_mean(Tensor x, OptionalTensor mean, OptionalTensor var, OptionalTe
 }
 
 std::tuple<Tensor, Tensor, Tensor> bn_act_mean_backward(Tensor dy, Tensor x, OptionalTensor mean, OptionalTensor var,
-                                                        OptionalTensor gamma, OptionalTensor beta, double eps, int64_t act,
-                                                        bool batch) {
+                                                        OptionalTensor gamma, OptionalTensor beta, double eps,
+                                                        int64_t act, bool batch) {
   const char* op = "bn_act_mean_backward";
   BnActMeanBackwardParams p;
   p.x = image_of(op, "x", x);

@@ -10,9 +10,10 @@ namespace binding {
 
 // mean and var come together or not at all; gamma and beta only with them. vector(name, tensor, elements) checks one of them.
 template <class Vector>
-Norm norm_from(const char* op, int64_t channels, const OptionalTensor& mean, const OptionalTensor& var, const OptionalTensor& gamma,
-               const OptionalTensor& beta, double eps, bool batch, const Vector& vector) {
-  STD_TORCH_CHECK(mean.has_value() == var.has_value(), "lightops::", op, ": 'mean' and 'var' must both be given or both be None");
+Norm norm_from(const char* op, int64_t channels, const OptionalTensor& mean, const OptionalTensor& var,
+               const OptionalTensor& gamma, const OptionalTensor& beta, double eps, bool batch, const Vector& vector) {
+  STD_TORCH_CHECK(mean.has_value() == var.has_value(), "lightops::", op,
+                  ": 'mean' and 'var' must both be given or both be None");
   STD_TORCH_CHECK(mean.has_value() || (!gamma.has_value() && !beta.has_value()), "lightops::", op,
                   ": 'gamma' and 'beta' need 'mean' and 'var'");
   Norm n;
@@ -26,9 +27,10 @@ Norm norm_from(const char* op, int64_t channels, const OptionalTensor& mean, con
 }
 inline Norm norm_of(const char* op, DType type, int64_t channels, const OptionalTensor& mean, const OptionalTensor& var,
                     const OptionalTensor& gamma, const OptionalTensor& beta, double eps, bool batch) {
-  return norm_from(op, channels, mean, var, gamma, beta, eps, batch, [&](const char* name, const OptionalTensor& t, int64_t elements) {
-    return data_of(op, name, t, type, elements);
-  });
+  return norm_from(op, channels, mean, var, gamma, beta, eps, batch,
+                   [&](const char* name, const OptionalTensor& t, int64_t elements) {
+                     return data_of(op, name, t, type, elements);
+                   });
 }
 
 // A second tensor of the same storage type as x.

@@ -13,14 +13,15 @@ struct ConvolutionSize {
   int64_t work;  // multiply-adds
 };
 
-inline ConvolutionSize check_convolution(const char* op, const Nhwc& x, const Tensor& weight, const Ints& stride, const Ints& padding,
-                                         const Ints& dilation, int64_t groups, bool pool) {
+inline ConvolutionSize check_convolution(const char* op, const Nhwc& x, const Tensor& weight, const Ints& stride,
+                                         const Ints& padding, const Ints& dilation, int64_t groups, bool pool) {
   STD_TORCH_CHECK(weight.dim() == 4 && weight.numel() > 0, "lightops::", op, ": 'weight' has shape ", shape_of(weight),
                   "; want [K, C / groups, kh, kw]");
   STD_TORCH_CHECK(groups == 1 || (groups == x.c && weight.size(0) == x.c), "lightops::", op, ": 'groups' is ", groups,
-                  " with ", x.c, " input and ", weight.size(0), " output channels; want 1, or C for C channels in and out");
-  STD_TORCH_CHECK(weight.size(1) * groups == x.c, "lightops::", op, ": 'weight' of shape ", shape_of(weight), " with groups ",
-                  groups, " expects ", weight.size(1) * groups, " channels, got ", x.c);
+                  " with ", x.c, " input and ", weight.size(0),
+                  " output channels; want 1, or C for C channels in and out");
+  STD_TORCH_CHECK(weight.size(1) * groups == x.c, "lightops::", op, ": 'weight' of shape ", shape_of(weight),
+                  " with groups ", groups, " expects ", weight.size(1) * groups, " channels, got ", x.c);
   ConvolutionSize g;
   g.window = window_of(op, {weight.size(2), weight.size(3)}, stride, padding, dilation);
   Nhwc u = x;

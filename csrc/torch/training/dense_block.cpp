@@ -16,7 +16,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dense_block_train(
   p.in_channels = p.x.c;
   p.growth = growth;
   p.bottleneck = bottleneck;
-  STD_TORCH_CHECK(mean_x.has_value() == var_x.has_value(), "lightops::", op, ": one of 'mean_x' and 'var_x' without the other");
+  STD_TORCH_CHECK(mean_x.has_value() == var_x.has_value(), "lightops::", op,
+                  ": one of 'mean_x' and 'var_x' without the other");
   const void* known_mean = data_of(op, "mean_x", mean_x, p.type, p.x.c);
   const void* known_var = data_of(op, "var_x", var_x, p.type, p.x.c);
   const int64_t layers = int64_t(params.size()) / (bottleneck > 0 ? 6 : 3);

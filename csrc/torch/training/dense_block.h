@@ -22,19 +22,22 @@ struct DenseLists {
 // the buffer) and `middle_mean`, `middle_variance`. `check` is of the device: vector(name, tensor, elements), weight(name, tensor,
 // size) and image(name, tensor, size). `layers` is what p->layer then points to.
 template <class Check>
-void dense_layers(const Check& check, const DenseLists& lists, DenseBlockTrainParams* p, std::vector<DenseTrainLayer>* out) {
+void dense_layers(const Check& check, const DenseLists& lists, DenseBlockTrainParams* p,
+                  std::vector<DenseTrainLayer>* out) {
   const auto& [params, eps, frozen, masks] = lists;
   const char* const op = check.op;
   const bool bottleneck = p->bottleneck > 0;
   const size_t each = lists.each(p->bottleneck), norms = bottleneck ? 2 : 1;
-  STD_TORCH_CHECK(p->in_channels > 0 && p->growth > 0 && p->bottleneck >= 0 && !params.empty() && params.size() % each == 0, "lightops::", op,
-                  ": got ", params.size(), " parameter tensors, ", p->in_channels, " input channels, growth ", p->growth,
-                  ", bottleneck ", p->bottleneck, "; want ", each, " tensors a layer");
+  STD_TORCH_CHECK(
+      p->in_channels > 0 && p->growth > 0 && p->bottleneck >= 0 && !params.empty() && params.size() % each == 0,
+      "lightops::", op, ": got ", params.size(), " parameter tensors, ", p->in_channels, " input channels, growth ",
+      p->growth, ", bottleneck ", p->bottleneck, "; want ", each, " tensors a layer");
   p->layers = int64_t(params.size() / each);
   const size_t layers = size_t(p->layers);
-  STD_TORCH_CHECK(eps.size() == norms * layers, "lightops::", op, ": 'eps' has ", eps.size(), " entries; want ", norms * layers);
-  STD_TORCH_CHECK(frozen.empty() || frozen.size() == 2 * norms * layers, "lightops::", op, ": 'frozen' has ", frozen.size(),
-                  " entries; want 0 or ", 2 * norms * layers);
+  STD_TORCH_CHECK(eps.size() == norms * layers, "lightops::", op, ": 'eps' has ", eps.size(), " entries; want ",
+                  norms * layers);
+  STD_TORCH_CHECK(frozen.empty() || frozen.size() == 2 * norms * layers, "lightops::", op, ": 'frozen' has ",
+                  frozen.size(), " entries; want 0 or ", 2 * norms * layers);
   STD_TORCH_CHECK(masks.empty() || masks.size() == layers, "lightops::", op, ": 'masks' has ", masks.size(),
                   " entries; want 0 or ", layers);
   // An absent parameter may also come as an empty tensor: lists with None in them carry no gradients.
@@ -73,7 +76,8 @@ void dense_layers(const Check& check, const DenseLists& lists, DenseBlockTrainPa
       l.norm2 = norm(norms * i + 1, each * i + 3, p->bottleneck, static_cast<char*>(p->middle_mean) + offset,
                      static_cast<char*>(p->middle_variance) + offset);
     }
-    l.weight2 = weight(bottleneck ? "w2" : "w", each * (i + 1) - 1, {p->growth, bottleneck ? p->bottleneck : prefix, 3, 3});
+    l.weight2 =
+        weight(bottleneck ? "w2" : "w", each * (i + 1) - 1, {p->growth, bottleneck ? p->bottleneck : prefix, 3, 3});
     if (!masks.empty() && masks[i].has_value())
       l.mask = check.image("mask", *masks[i], {p->buffer.n, p->growth, p->buffer.h, p->buffer.w});
   }
@@ -95,7 +99,9 @@ struct DenseCheck {
   ScalarType scalar;
   std::vector<Tensor>* keep;
 
-  const void* vector(const char* name, const OptionalTensor& t, int64_t elements) const { return data_of(op, name, t, type, elements); }
+  const void* vector(const char* name, const OptionalTensor& t, int64_t elements) const {
+    return data_of(op, name, t, type, elements);
+  }
   TrainWeight weight(const char* name, const Tensor& t, std::initializer_list<int64_t> size) const {
     return weight_of(op, name, t, scalar, size, keep);
   }

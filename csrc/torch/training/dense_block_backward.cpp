@@ -11,7 +11,8 @@ void* take(const char* op, const char* name, const Tensor& t, DType type, int64_
 }
 
 // The gradients of one layer's parameters in the compute type, an empty tensor where none is wanted.
-void new_gradients(const OptionalTensors& params, const std::vector<bool>& needs, ScalarType compute, std::vector<Tensor>* out) {
+void new_gradients(const OptionalTensors& params, const std::vector<bool>& needs, ScalarType compute,
+                   std::vector<Tensor>* out) {
   for (size_t i = 0; i < params.size(); ++i) {
     const bool wanted = needs[i + 1] && params[i].has_value() && params[i]->numel() > 0;
     if (!wanted) {
@@ -41,10 +42,10 @@ std::tuple<Tensor, std::vector<Tensor>> dense_block_train_backward(
   STD_TORCH_CHECK(b.pixel == b.c && b.image == b.h * b.w * b.c, "lightops::", op, ": 'buffer' must be dense");
   const size_t each = bottleneck > 0 ? 6 : 3;
   const int64_t layers = int64_t(params.size() / each);
-  STD_TORCH_CHECK(growth > 0 && b.c > layers * growth, "lightops::", op, ": 'buffer' has ", b.c, " channels; want more than ",
-                  layers, " x ", growth);
-  STD_TORCH_CHECK(needs.size() == params.size() + 1, "lightops::", op, ": 'needs' has ", needs.size(), " entries; want ",
-                  params.size() + 1);
+  STD_TORCH_CHECK(growth > 0 && b.c > layers * growth, "lightops::", op, ": 'buffer' has ", b.c,
+                  " channels; want more than ", layers, " x ", growth);
+  STD_TORCH_CHECK(needs.size() == params.size() + 1, "lightops::", op, ": 'needs' has ", needs.size(),
+                  " entries; want ", params.size() + 1);
   f.in_channels = b.c - layers * growth;
   f.growth = growth;
   f.bottleneck = bottleneck;
@@ -110,7 +111,9 @@ std::tuple<Tensor, std::vector<Tensor>> dense_block_train_backward(
   return {dx, grads};
 }
 
-STABLE_TORCH_LIBRARY_IMPL(lightops, CPU, m) { m.impl("dense_block_train_backward", TORCH_BOX(&dense_block_train_backward)); }
+STABLE_TORCH_LIBRARY_IMPL(lightops, CPU, m) {
+  m.impl("dense_block_train_backward", TORCH_BOX(&dense_block_train_backward));
+}
 
 }  // namespace binding
 }  // namespace lightops

@@ -60,9 +60,10 @@ Tensor fire_train(Tensor x, Tensor ws, OptionalTensor bs, Tensor w1, OptionalTen
   return out;
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> fire_train_backward(Tensor dout, Tensor x, Tensor out,
-                                                                                       Tensor ws, OptionalTensor bs,
-                                                                                       Tensor w1, Tensor w3, int64_t algo,
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> fire_train_backward(Tensor dout, Tensor x,
+                                                                                       Tensor out, Tensor ws,
+                                                                                       OptionalTensor bs, Tensor w1,
+                                                                                       Tensor w3, int64_t algo,
                                                                                        std::vector<bool> needs) {
   const char* op = "fire_train_backward";
   FireTrainBackwardParams p;

@@ -15,8 +15,8 @@ struct Geometry {
 
 Geometry check_stem(const char* op, const Nhwc& x, const Tensor& weight, const Ints& stride, const Ints& padding,
                     const Ints& pool_kernel, const Ints& pool_stride, const Ints& pool_padding) {
-  STD_TORCH_CHECK(weight.dim() == 4 && weight.numel() > 0 && weight.size(1) == x.c, "lightops::", op, ": 'weight' has shape ",
-                  shape_of(weight), "; want [O, ", x.c, ", kh, kw]");
+  STD_TORCH_CHECK(weight.dim() == 4 && weight.numel() > 0 && weight.size(1) == x.c, "lightops::", op,
+                  ": 'weight' has shape ", shape_of(weight), "; want [O, ", x.c, ", kh, kw]");
   Geometry g;
   g.window = window_of(op, {weight.size(2), weight.size(3)}, stride, padding, {1, 1});
   check_fits(op, g.window, x);
@@ -30,21 +30,23 @@ Geometry check_stem(const char* op, const Nhwc& x, const Tensor& weight, const I
 
 DType exact_type_of(const char* op, const Tensor& x) {
   const DType type = dtype_of(op, "x", x);
-  STD_TORCH_CHECK(type == DType::f32 || type == DType::f64, "lightops::", op, ": 'x' has scalar type ", int(x.scalar_type()),
-                  "; want float32 or float64");
+  STD_TORCH_CHECK(type == DType::f32 || type == DType::f64, "lightops::", op, ": 'x' has scalar type ",
+                  int(x.scalar_type()), "; want float32 or float64");
   return type;
 }
 
 Act stem_act(const char* op, int64_t code) {
   const Act act = act_of(op, "act", code);
-  STD_TORCH_CHECK(act == Act::none || act == Act::relu, "lightops::", op, ": 'act' is ", code, "; want 0 (none) or 1 (relu)");
+  STD_TORCH_CHECK(act == Act::none || act == Act::relu, "lightops::", op, ": 'act' is ", code,
+                  "; want 0 (none) or 1 (relu)");
   return act;
 }
 
 }  // namespace
 
-std::tuple<Tensor, Tensor> stem_train(Tensor x, Tensor weight, OptionalTensor bias, Ints stride, Ints padding, int64_t act,
-                                      Ints pool_kernel, Ints pool_stride, Ints pool_padding, bool ceil_mode) {
+std::tuple<Tensor, Tensor> stem_train(Tensor x, Tensor weight, OptionalTensor bias, Ints stride, Ints padding,
+                                      int64_t act, Ints pool_kernel, Ints pool_stride, Ints pool_padding,
+                                      bool ceil_mode) {
   const char* op = "stem_train";
   StemTrainParams p;
   p.x = image_of(op, "x", x);
@@ -73,9 +75,9 @@ std::tuple<Tensor, Tensor> stem_train(Tensor x, Tensor weight, OptionalTensor bi
   return {out, places};
 }
 
-std::tuple<Tensor, Tensor, Tensor> stem_train_backward(Tensor dout, Tensor x, Tensor out, Tensor places, Tensor weight, Ints stride,
-                                                       Ints padding, int64_t act, Ints pool_kernel, Ints pool_stride,
-                                                       Ints pool_padding, std::vector<bool> needs) {
+std::tuple<Tensor, Tensor, Tensor> stem_train_backward(Tensor dout, Tensor x, Tensor out, Tensor places, Tensor weight,
+                                                       Ints stride, Ints padding, int64_t act, Ints pool_kernel,
+                                                       Ints pool_stride, Ints pool_padding, std::vector<bool> needs) {
   const char* op = "stem_train_backward";
   StemTrainBackwardParams p;
   p.x = image_of(op, "x", x);
@@ -92,8 +94,9 @@ std::tuple<Tensor, Tensor, Tensor> stem_train_backward(Tensor dout, Tensor x, Te
   check_size(op, "places", places, {p.x.n, weight.size(0), p.out.h, p.out.w});
   p.dout = image_of(op, "dout", dout);
   const Nhwc where = image_of(op, "places", places);
-  STD_TORCH_CHECK(places.scalar_type() == ScalarType::Byte && where.pixel == where.c && where.image == where.h * where.row(),
-                  "lightops::", op, ": 'places' must be what the forward pass returned");
+  STD_TORCH_CHECK(
+      places.scalar_type() == ScalarType::Byte && where.pixel == where.c && where.image == where.h * where.row(),
+      "lightops::", op, ": 'places' must be what the forward pass returned");
   STD_TORCH_CHECK(needs.size() == 3 && !needs[0], "lightops::", op,
                   ": 'needs' must hold 3 flags: x (which has no kernel), weight, bias");
   p.places = static_cast<const uint8_t*>(places.data_ptr());
@@ -112,11 +115,14 @@ std::tuple<Tensor, Tensor, Tensor> stem_train_backward(Tensor dout, Tensor x, Te
 
 STABLE_TORCH_LIBRARY_FRAGMENT(lightops, m) {
   m.def(
-      "stem_train(Tensor x, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, int act, int[2] pool_kernel, int[2] "
+      "stem_train(Tensor x, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, int act, int[2] pool_kernel, "
+      "int[2] "
       "pool_stride, int[2] pool_padding, bool ceil_mode) -> (Tensor out, Tensor places)");
   m.def(
-      "stem_train_backward(Tensor dout, Tensor x, Tensor out, Tensor places, Tensor weight, int[2] stride, int[2] padding, int "
-      "act, int[2] pool_kernel, int[2] pool_stride, int[2] pool_padding, bool[] needs) -> (Tensor dx, Tensor dweight, Tensor "
+      "stem_train_backward(Tensor dout, Tensor x, Tensor out, Tensor places, Tensor weight, int[2] stride, int[2] "
+      "padding, int "
+      "act, int[2] pool_kernel, int[2] pool_stride, int[2] pool_padding, bool[] needs) -> (Tensor dx, Tensor dweight, "
+      "Tensor "
       "dbias)");
 }
 STABLE_TORCH_LIBRARY_IMPL(lightops, CPU, m) {

@@ -14,8 +14,7 @@ float table_f16[65536];
 const bool table_ready = [] {
   for (std::uint32_t bits = 0; bits < 65536; ++bits) {
     const std::uint32_t sign = (bits & 0x8000u) << 16, exponent = bits >> 10 & 31, mantissa = bits & 1023;
-    if (exponent == 0)
-      table_f16[bits] = (sign ? -1.f : 1.f) * static_cast<float>(mantissa) * 0x1p-24f;
+    if (exponent == 0) table_f16[bits] = (sign ? -1.f : 1.f) * static_cast<float>(mantissa) * 0x1p-24f;
     else
       table_f16[bits] = bits_to_float(sign | (exponent == 31 ? 0x7f800000u : (exponent + 112) << 23) | mantissa << 13);
   }
@@ -44,7 +43,8 @@ void execute_mma(void* const* lanes, int) {
     for (int i = 0; i < 4; ++i) d[group + (i / 2) * 8][in_group * 2 + i % 2] = arg->d[i];
     if (kind == kMmaTf32) {
       // tf32 reads the upper 19 bits of the register: what lies below is dropped.
-      for (int i = 0; i < 4; ++i) a[group + (i % 2) * 8][in_group + (i / 2) * 4] = bits_to_float(arg->a[i] & 0xffffe000u);
+      for (int i = 0; i < 4; ++i)
+        a[group + (i % 2) * 8][in_group + (i / 2) * 4] = bits_to_float(arg->a[i] & 0xffffe000u);
       for (int i = 0; i < 2; ++i) b[in_group + i * 4][group] = bits_to_float(arg->b[i] & 0xffffe000u);
     } else {
       for (int i = 0; i < 8; ++i)
@@ -104,7 +104,7 @@ float f16_to_float(std::uint16_t bits) { return table_f16[bits]; }
 
 std::uint16_t float_to_f16(float value) {
   const std::uint32_t bits = float_to_bits(value), sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7fffffffu;
-  if (magnitude > 0x7f800000u) return 0x7fff;                       // the NaN that cvt.rn.f16.f32 makes
+  if (magnitude > 0x7f800000u) return 0x7fff;  // the NaN that cvt.rn.f16.f32 makes
   if (magnitude >= 0x477ff000u) return static_cast<std::uint16_t>(sign | 0x7c00u);  // rounds to 65536 or more
   if (magnitude < 0x38800000u) {
     // Subnormal: adding 2^-1 leaves the 10 bits, correctly rounded, at the bottom of the sum's mantissa.
@@ -126,10 +126,8 @@ void warp_ldmatrix_x4(std::uint32_t* r, const void* row, bool transposed, emulat
   emulator::count_shared(row, 16, false, site);
   MatrixLane arg{r, static_cast<const unsigned char*>(row)};
   if (!emulator::check_shared(row, 16, false, site)) arg.row = nothing;
-  if (transposed)
-    emulator::warp_collective(kLdmatrixTransposed, execute_ldmatrix_transposed, &arg, site);
-  else
-    emulator::warp_collective(kLdmatrix, execute_ldmatrix, &arg, site);
+  if (transposed) emulator::warp_collective(kLdmatrixTransposed, execute_ldmatrix_transposed, &arg, site);
+  else emulator::warp_collective(kLdmatrix, execute_ldmatrix, &arg, site);
 }
 
 void warp_mma(MmaKind kind, float* d, const std::uint32_t* a, const std::uint32_t* b, emulator::Site site) {

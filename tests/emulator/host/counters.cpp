@@ -16,9 +16,7 @@ struct Lane {
   unsigned bytes;
   unsigned number;  // lanes reach an instruction in any order; the hardware serves them by number
 };
-struct Instruction {
-  std::vector<Lane> lanes;
-};
+struct Instruction { std::vector<Lane> lanes; };
 struct SiteLog {
   std::uint32_t times[32] = {};
   std::vector<Instruction> instructions;
@@ -48,7 +46,9 @@ void log(Log& log, const void* address, unsigned bytes, bool write, Site site) {
   at.site = site;
   const std::uint32_t n = at.times[self().lane]++;
   if (at.instructions.size() <= n) at.instructions.resize(n + 1);
-  if (bytes) at.instructions[n].lanes.push_back({reinterpret_cast<std::uintptr_t>(address), bytes, static_cast<unsigned>(self().lane)});
+  if (bytes)
+    at.instructions[n].lanes.push_back(
+        {reinterpret_cast<std::uintptr_t>(address), bytes, static_cast<unsigned>(self().lane)});
 }
 
 // A warp's shared access runs as 128-byte phases (32, 16 or 8 lanes for 4, 8 or 16 bytes a lane); within a phase each
@@ -115,7 +115,8 @@ void finish_block() {
             if (lane.address >= reinterpret_cast<std::uintptr_t>(region.base) &&
                 lane.address < reinterpret_cast<std::uintptr_t>(region.base) + region.bytes) {
               (at.write ? write_traffic : read_traffic)[region.label].requested += lane.bytes;
-              for (std::uintptr_t s = lane.address / 32; s <= (lane.address + lane.bytes - 1) / 32; ++s) sectors[&region].push_back(s);
+              for (std::uintptr_t s = lane.address / 32; s <= (lane.address + lane.bytes - 1) / 32; ++s)
+                sectors[&region].push_back(s);
               break;
             }
         for (auto& [region, list] : sectors) {
@@ -143,7 +144,8 @@ void finish_block() {
 std::string counters_json() {
   std::ostringstream out;
   out << "{\"shared_instructions\":" << shared_instructions << ",\"shared_wavefronts\":" << shared_wavefronts
-      << ",\"shared_ideal\":" << shared_ideal << ",\"multiply_adds\":" << multiply_adds << ",\"launches\":" << launches();
+      << ",\"shared_ideal\":" << shared_ideal << ",\"multiply_adds\":" << multiply_adds
+      << ",\"launches\":" << launches();
   out << ",\"conflicts\":{";
   const char* comma = "";
   for (const auto& [site, count] : conflict_sites) {

@@ -13,19 +13,14 @@
 #define LIGHTOPS_LAUNCH_BOUNDS(threads, blocks)
 #define LIGHTOPS_PARAMS(Type) const Type
 #define LIGHTOPS_SITE const char *file = __builtin_FILE(), int line = __builtin_LINE()
-#define LIGHTOPS_AT ::emulator::Site{file, line}
+#define LIGHTOPS_AT \
+  ::emulator::Site { file, line }
 
 namespace lightops::cuda {
 
-struct alignas(16) Vec16 {
-  std::uint32_t w[4];
-};
-struct alignas(8) Vec8 {
-  std::uint32_t w[2];
-};
-struct Word {
-  std::uint32_t w[1];
-};
+struct alignas(16) Vec16 { std::uint32_t w[4]; };
+struct alignas(8) Vec8 { std::uint32_t w[2]; };
+struct Word { std::uint32_t w[1]; };
 
 inline int thread_index() { return emulator::self().number; }
 inline int block_x() { return static_cast<int>(emulator::block_index().x); }
@@ -66,14 +61,18 @@ inline float exp_approx(float x) { return __builtin_expf(x); }
 inline float reciprocal_approx(float x) { return 1.f / x; }
 inline float square_root(float x) { return __builtin_sqrtf(x); }
 inline float multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
-inline std::uint32_t pack_f16x2(float low, float high) { return float_to_f16(low) | static_cast<std::uint32_t>(float_to_f16(high)) << 16; }
-inline std::uint32_t pack_bf16x2(float low, float high) { return float_to_bf16(low) | static_cast<std::uint32_t>(float_to_bf16(high)) << 16; }
+inline std::uint32_t pack_f16x2(float low, float high) {
+  return float_to_f16(low) | static_cast<std::uint32_t>(float_to_f16(high)) << 16;
+}
+inline std::uint32_t pack_bf16x2(float low, float high) {
+  return float_to_bf16(low) | static_cast<std::uint32_t>(float_to_bf16(high)) << 16;
+}
 inline float max_nan(float a, float b) { return a != a || a > b ? a : b; }
 inline float min_nan(float a, float b) { return a != a || a < b ? a : b; }
-#define LIGHTOPS_PAIRWISE(type, operation)                                                                        \
-  inline std::uint32_t operation##_nan_##type##x2(std::uint32_t a, std::uint32_t b) {                             \
-    return pack_##type##x2(operation##_nan(type##_to_float(a & 0xffff), type##_to_float(b & 0xffff)),             \
-                           operation##_nan(type##_to_float(a >> 16), type##_to_float(b >> 16)));                  \
+#define LIGHTOPS_PAIRWISE(type, operation)                                                            \
+  inline std::uint32_t operation##_nan_##type##x2(std::uint32_t a, std::uint32_t b) {                 \
+    return pack_##type##x2(operation##_nan(type##_to_float(a & 0xffff), type##_to_float(b & 0xffff)), \
+                           operation##_nan(type##_to_float(a >> 16), type##_to_float(b >> 16)));      \
   }
 LIGHTOPS_PAIRWISE(f16, max)
 LIGHTOPS_PAIRWISE(f16, min)
@@ -94,8 +93,12 @@ inline bool any_lane(bool condition, LIGHTOPS_SITE) {
 }
 
 void warp_ldmatrix_x4(std::uint32_t* r, const void* row, bool transposed, emulator::Site site);
-inline void ldmatrix_x4(std::uint32_t (&r)[4], const void* row, LIGHTOPS_SITE) { warp_ldmatrix_x4(r, row, false, LIGHTOPS_AT); }
-inline void ldmatrix_x4_transposed(std::uint32_t (&r)[4], const void* row, LIGHTOPS_SITE) { warp_ldmatrix_x4(r, row, true, LIGHTOPS_AT); }
+inline void ldmatrix_x4(std::uint32_t (&r)[4], const void* row, LIGHTOPS_SITE) {
+  warp_ldmatrix_x4(r, row, false, LIGHTOPS_AT);
+}
+inline void ldmatrix_x4_transposed(std::uint32_t (&r)[4], const void* row, LIGHTOPS_SITE) {
+  warp_ldmatrix_x4(r, row, true, LIGHTOPS_AT);
+}
 enum MmaKind { kMmaF16, kMmaBf16, kMmaTf32 };
 void warp_mma(MmaKind kind, float* d, const std::uint32_t* a, const std::uint32_t* b, emulator::Site site);
 inline void mma_f16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t* b, LIGHTOPS_SITE) {
@@ -168,9 +171,11 @@ inline void cp_async_wait() {
 // --- launch ----------------------------------------------------------------------------------------------------------
 using Stream = void*;
 template <auto kKernel, class Params>
-inline int launch(unsigned gx, unsigned gy, unsigned gz, unsigned threads, unsigned shared, Stream, const Params& params) {
-  emulator::run_grid(__PRETTY_FUNCTION__, {gx, gy, gz}, threads, shared,
-                     [](void* context) { kKernel(*static_cast<const Params*>(context)); }, const_cast<Params*>(&params));
+inline int launch(unsigned gx, unsigned gy, unsigned gz, unsigned threads, unsigned shared, Stream,
+                  const Params& params) {
+  emulator::run_grid(
+      __PRETTY_FUNCTION__, {gx, gy, gz}, threads, shared,
+      [](void* context) { kKernel(*static_cast<const Params*>(context)); }, const_cast<Params*>(&params));
   return 0;
 }
 

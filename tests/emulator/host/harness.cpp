@@ -70,8 +70,7 @@ Result dispatch(const std::string& op, Reader r, const Device& device) {
     p.buffer = r.tensor();
     p.in_channels = r.number(), p.growth = r.number(), p.bottleneck = r.number(), p.layers = r.number();
     std::vector<DenseLayerWeights> layers(p.layers);
-    for (DenseLayerWeights& layer : layers)
-      layer = {r.pointer(), r.pointer(), r.pointer(), r.pointer(), r.pointer()};
+    for (DenseLayerWeights& layer : layers) layer = {r.pointer(), r.pointer(), r.pointer(), r.pointer(), r.pointer()};
     p.weights = layers.data();
     return run(p, device, dense_block_cuda_workspace, dense_block_cuda);
   }

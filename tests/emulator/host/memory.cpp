@@ -42,7 +42,8 @@ std::uint32_t clocks[kMaxWarps][kMaxWarps];  // [warp][seen of warp]; the own en
 std::string where(std::uint64_t offset) {
   std::ostringstream text;
   const Index3 block = block_index();
-  text << "offset " << offset << ", block (" << block.x << "," << block.y << "," << block.z << "), thread " << self().number;
+  text << "offset " << offset << ", block (" << block.x << "," << block.y << "," << block.z << "), thread "
+       << self().number;
   return text.str();
 }
 
@@ -70,28 +71,31 @@ void check_write_order(std::uint32_t cell, const Thread& thread, Site site) {
   const Write& last = writes[cell];
   if (last.block == block_serial && last.thread != thread.number &&
       !ordered_after(thread.warp, false, last.thread / 32, last.clock))
-    report_fault(Fault::shared_race, site, "write after write of thread " + std::to_string(last.thread) + ", " + where(cell * kCell));
+    report_fault(Fault::shared_race, site,
+                 "write after write of thread " + std::to_string(last.thread) + ", " + where(cell * kCell));
   for (int warp = 0; warp < warp_count; ++warp) {
     const std::uint32_t read = reads[cell * warp_count + warp];
     const bool same = warp == thread.warp && (read & 63) == static_cast<std::uint32_t>(thread.lane);
     if (!ordered_after(thread.warp, same, warp, read >> 6))
-      report_fault(Fault::shared_race, site, "write after read of warp " + std::to_string(warp) + ", " + where(cell * kCell));
+      report_fault(Fault::shared_race, site,
+                   "write after read of warp " + std::to_string(warp) + ", " + where(cell * kCell));
   }
 }
 
 }  // namespace
 
 const char* fault_name(Fault fault) {
-  static const char* const names[] = {"global_out_of_bounds", "global_misaligned",      "global_read_only",
-                                      "global_race",          "shared_out_of_bounds",   "shared_misaligned",
-                                      "shared_uninitialised", "shared_race",            "async_read_before_wait",
+  static const char* const names[] = {"global_out_of_bounds", "global_misaligned",    "global_read_only",
+                                      "global_race",          "shared_out_of_bounds", "shared_misaligned",
+                                      "shared_uninitialised", "shared_race",          "async_read_before_wait",
                                       "divergent_barrier",    "divergent_collective"};
   return names[static_cast<int>(fault)];
 }
 
 void report_fault(Fault fault, Site site, const std::string& detail) {
   const char* slash = std::strrchr(site.file, '/');
-  FaultRecord& record = fault_log[static_cast<int>(fault)][std::string(slash ? slash + 1 : site.file) + ":" + std::to_string(site.line)];
+  FaultRecord& record =
+      fault_log[static_cast<int>(fault)][std::string(slash ? slash + 1 : site.file) + ":" + std::to_string(site.line)];
   if (record.times++ == 0) record.first = detail;
 }
 
@@ -101,8 +105,8 @@ std::string faults_json() {
   const char* comma = "";
   for (int f = 0; f < static_cast<int>(Fault::count); ++f)
     for (const auto& [site, record] : fault_log[f]) {
-      out << comma << "{\"fault\":\"" << fault_name(static_cast<Fault>(f)) << "\",\"site\":\"" << site << "\",\"times\":" << record.times
-          << ",\"first\":\"" << record.first << "\"}";
+      out << comma << "{\"fault\":\"" << fault_name(static_cast<Fault>(f)) << "\",\"site\":\"" << site
+          << "\",\"times\":" << record.times << ",\"first\":\"" << record.first << "\"}";
       comma = ",";
     }
   out << "]";
@@ -120,7 +124,12 @@ void clear_regions() {
 }
 
 void add_region(const void* base, std::uint64_t bytes, bool writable, const char* label) {
-  region_list.push_back({static_cast<const unsigned char*>(base), bytes, writable, label, {}, std::vector<unsigned char>(bytes / 32 + 2, 0)});
+  region_list.push_back({static_cast<const unsigned char*>(base),
+                         bytes,
+                         writable,
+                         label,
+                         {},
+                         std::vector<unsigned char>(bytes / 32 + 2, 0)});
   last_region = nullptr;
 }
 
@@ -156,7 +165,8 @@ Region* check_global(const void* address, unsigned bytes, bool write, bool atomi
     std::string near = "no region";
     for (Region& region : region_list)
       if (at + 4096 > region.base && at < region.base + region.bytes + 4096)
-        near = "near " + region.label + " at byte " + std::to_string(at - region.base) + " of " + std::to_string(region.bytes);
+        near = "near " + region.label + " at byte " + std::to_string(at - region.base) + " of " +
+               std::to_string(region.bytes);
     report_fault(Fault::global_out_of_bounds, site, near + ", " + where(0));
     return nullptr;
   }
@@ -170,8 +180,10 @@ Region* check_global(const void* address, unsigned bytes, bool write, bool atomi
     report_fault(Fault::global_read_only, site, region.label + " " + where(offset));
     return nullptr;
   }
-  for (std::uint64_t s = (reinterpret_cast<std::uintptr_t>(at) / 32) - (reinterpret_cast<std::uintptr_t>(region.base) / 32),
-                     e = ((reinterpret_cast<std::uintptr_t>(at) + bytes - 1) / 32) - (reinterpret_cast<std::uintptr_t>(region.base) / 32);
+  for (std::uint64_t
+           s = (reinterpret_cast<std::uintptr_t>(at) / 32) - (reinterpret_cast<std::uintptr_t>(region.base) / 32),
+           e = ((reinterpret_cast<std::uintptr_t>(at) + bytes - 1) / 32) -
+               (reinterpret_cast<std::uintptr_t>(region.base) / 32);
        s <= e; ++s)
     region.sectors[s] |= write ? 2 : 1;
   if (!region.writable || atomic) return &region;
@@ -181,7 +193,8 @@ Region* check_global(const void* address, unsigned bytes, bool write, bool atomi
     const bool other_thread = writer && writer != me;
     const bool other_block = writer && (writer - 1) / block_threads() != my_block;
     if (write ? other_thread : other_block)
-      report_fault(Fault::global_race, site, region.label + (write ? " written twice, " : " read beside a write, ") + where(offset));
+      report_fault(Fault::global_race, site,
+                   region.label + (write ? " written twice, " : " read beside a write, ") + where(offset));
     if (write) writer = me;
   }
   return &region;
@@ -244,10 +257,10 @@ bool check_shared(const void* address, unsigned bytes, bool write, Site site) {
       report_fault(Fault::shared_uninitialised, site, where(cell * kCell));
       continue;
     }
-    if (last.pending)
-      report_fault(Fault::async_read_before_wait, site, where(cell * kCell));
+    if (last.pending) report_fault(Fault::async_read_before_wait, site, where(cell * kCell));
     else if (!ordered_after(thread.warp, last.thread == thread.number, last.thread / 32, last.clock))
-      report_fault(Fault::shared_race, site, "read after write of thread " + std::to_string(last.thread) + ", " + where(cell * kCell));
+      report_fault(Fault::shared_race, site,
+                   "read after write of thread " + std::to_string(last.thread) + ", " + where(cell * kCell));
     std::uint32_t& read = reads[cell * warp_count + thread.warp];
     const bool other_lane = read >> 6 == now && (read & 63) != static_cast<std::uint32_t>(thread.lane);
     read = now << 6 | (other_lane ? kManyLanes : thread.lane);

@@ -47,9 +47,7 @@ std::uint64_t launch_count = 0;
 std::set<std::string> kernel_names;
 bool dry_run = false;
 
-void push_ready(Thread* thread) {
-  ready[(ready_head + ready_count++) % ready.size()] = thread;
-}
+void push_ready(Thread* thread) { ready[(ready_head + ready_count++) % ready.size()] = thread; }
 
 // Gives the processor to the next ready fiber, or back to run_block when there is none (end of block, or a deadlock).
 void yield_from(void** save) {
@@ -86,11 +84,13 @@ void report_deadlock() {
     if (!barriers[id].waiting.empty())
       report_fault(Fault::divergent_barrier, barriers[id].site,
                    std::to_string(barriers[id].waiting.size()) + " of " + std::to_string(barriers[id].threads) +
-                       " threads wait at barrier " + std::to_string(id) + ", " + std::to_string(exited_threads) + " have exited");
+                       " threads wait at barrier " + std::to_string(id) + ", " + std::to_string(exited_threads) +
+                       " have exited");
   for (std::size_t w = 0; w < warps.size(); ++w)
     if (warps[w].arrived)
       report_fault(Fault::divergent_collective, warps[w].site,
-                   std::to_string(warps[w].arrived) + " of " + std::to_string(warps[w].lanes) + " lanes of warp " + std::to_string(w));
+                   std::to_string(warps[w].arrived) + " of " + std::to_string(warps[w].lanes) + " lanes of warp " +
+                       std::to_string(w));
 }
 
 void run_block(std::uint32_t shared) {
@@ -170,7 +170,8 @@ void warp_collective(int kind, Execute execute, void* arguments, Site site) {
   Warp& warp = warps[me.warp];
   if (warp.arrived && warp.kind != kind) {
     warp.mixed = true;
-    report_fault(Fault::divergent_collective, site, "another instruction is under way in warp " + std::to_string(me.warp));
+    report_fault(Fault::divergent_collective, site,
+                 "another instruction is under way in warp " + std::to_string(me.warp));
   }
   if (warp.exited)
     report_fault(Fault::divergent_collective, site, std::to_string(warp.exited) + " lanes of the warp have exited");
@@ -194,7 +195,8 @@ void barrier(int id, int count, Site site) {
   Thread& me = self();
   Barrier& b = barriers[id];
   if (!b.waiting.empty() && (b.site.line != site.line || b.threads != count))
-    report_fault(Fault::divergent_barrier, site, "barrier " + std::to_string(id) + " is also waited for at line " + std::to_string(b.site.line));
+    report_fault(Fault::divergent_barrier, site,
+                 "barrier " + std::to_string(id) + " is also waited for at line " + std::to_string(b.site.line));
   if (id == 0 && exited_threads)
     report_fault(Fault::divergent_barrier, site, std::to_string(exited_threads) + " threads of the block have exited");
   b.site = site;
@@ -228,10 +230,8 @@ void async_wait(unsigned groups_left) {
   if (groups_left == 0 && !me.open.empty() && me.done) async_commit();
   while (me.groups.size() > groups_left) {
     for (const AsyncCopy& copy : me.groups.front()) {
-      if (copy.zero)
-        std::memset(copy.shared, 0, copy.bytes);
-      else
-        std::memcpy(copy.shared, copy.global, copy.bytes);
+      if (copy.zero) std::memset(copy.shared, 0, copy.bytes);
+      else std::memcpy(copy.shared, copy.global, copy.bytes);
       shared_complete_pending(copy.shared, copy.bytes);
     }
     me.groups.erase(me.groups.begin());

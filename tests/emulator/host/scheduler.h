@@ -9,9 +9,7 @@
 
 namespace emulator {
 
-struct Index3 {
-  unsigned x = 1, y = 1, z = 1;
-};
+struct Index3 { unsigned x = 1, y = 1, z = 1; };
 
 struct AsyncCopy {
   void* shared;

@@ -10,10 +10,10 @@
 namespace emulator {
 namespace {
 
-struct NormGradientParams : NormGradient {
-  void* workspace = nullptr;
-};
-int64_t norm_gradient_workspace(const NormGradientParams& p, const Device& device) { return norm_backward_workspace(p, device); }
+struct NormGradientParams : NormGradient { void* workspace = nullptr; };
+int64_t norm_gradient_workspace(const NormGradientParams& p, const Device& device) {
+  return norm_backward_workspace(p, device);
+}
 Result norm_gradient(const NormGradientParams& p, const Device& device, StreamHandle stream) {
   return run_norm_backward(p, p.workspace, device, stream);
 }
@@ -21,8 +21,10 @@ Result norm_gradient(const NormGradientParams& p, const Device& device, StreamHa
 // The block without its x, which only the forward pass reads; `layers` holds what p.layer then points to.
 void read_sizes(Reader& r, DenseBlockTrainParams& p) {
   p.x = r.tensor(), p.buffer = r.tensor();
-  p.in_channels = r.number(), p.growth = r.number(), p.bottleneck = r.number(), p.layers = r.number(), p.x_known = r.number() != 0;
-  p.middle = r.pointer(), p.mean = r.pointer(), p.variance = r.pointer(), p.middle_mean = r.pointer(), p.middle_variance = r.pointer();
+  p.in_channels = r.number(), p.growth = r.number(), p.bottleneck = r.number(), p.layers = r.number(),
+  p.x_known = r.number() != 0;
+  p.middle = r.pointer(), p.mean = r.pointer(), p.variance = r.pointer(), p.middle_mean = r.pointer(),
+  p.middle_variance = r.pointer();
 }
 std::vector<DenseTrainLayer> read_layers(Reader& r, int64_t count) {
   std::vector<DenseTrainLayer> layers(count);
@@ -31,11 +33,11 @@ std::vector<DenseTrainLayer> read_layers(Reader& r, int64_t count) {
   return layers;
 }
 
-struct WgradParams : WgradProblem {
-  void* workspace = nullptr;
-};
+struct WgradParams : WgradProblem { void* workspace = nullptr; };
 int64_t wgrad_params_workspace(const WgradParams& p, const Device& device) { return wgrad_workspace(p, device); }
-Result wgrad_params(const WgradParams& p, const Device& device, StreamHandle stream) { return run_wgrad(p, p.workspace, device, stream); }
+Result wgrad_params(const WgradParams& p, const Device& device, StreamHandle stream) {
+  return run_wgrad(p, p.workspace, device, stream);
+}
 
 }  // namespace
 
@@ -133,7 +135,8 @@ Result run_training(const std::string& op, DType type, Reader r, const Device& d
     const auto gradient_type = static_cast<DType>(r.number()), out_type = static_cast<DType>(r.number());
     const Nhwc gradient = r.tensor(), x = r.tensor(), out = r.tensor();
     const auto *mean = static_cast<float*>(r.pointer()), *slope = static_cast<float*>(r.pointer());
-    return run_finish_gradient(gradient, gradient_type, x, type, out, out_type, mean, slope, static_cast<float*>(r.pointer()), nullptr);
+    return run_finish_gradient(gradient, gradient_type, x, type, out, out_type, mean, slope,
+                               static_cast<float*>(r.pointer()), nullptr);
   }
   if (op == "dense_block_train") {
     DenseBlockTrainParams p;

@@ -8,7 +8,7 @@
 namespace lightops {
 
 struct BnActMaxPool2dParams {
-  Nhwc x;    // [N, H, W, C]
+  Nhwc x;  // [N, H, W, C]
   Nhwc out;  // [N, H', W', C]
   DType type = DType::f32;
   Norm norm;
@@ -19,7 +19,7 @@ struct BnActMaxPool2dParams {
 };
 
 struct BnActMaxPool2dBackwardParams {
-  Nhwc dy;     // [N, H', W', C]
+  Nhwc dy;  // [N, H', W', C]
   Nhwc x, dx;  // [N, H, W, C]
   DType type = DType::f32;
   Norm norm;

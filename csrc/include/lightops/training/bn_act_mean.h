@@ -17,7 +17,7 @@ struct BnActMeanParams {
 
 struct BnActMeanBackwardParams {
   const void* dy = nullptr;  // [N, C]
-  Nhwc x, dx;                // [N, H, W, C]
+  Nhwc x, dx;  // [N, H, W, C]
   DType type = DType::f32;
   Norm norm;
   Act act = Act::none;

@@ -16,8 +16,8 @@
 
 namespace lightops::cuda {
 
-#define LIGHTOPS_CUDA_OP(name, Params)                                          \
-  int64_t name##_cuda_workspace(const Params& p, const Device& device);         \
+#define LIGHTOPS_CUDA_OP(name, Params)                                  \
+  int64_t name##_cuda_workspace(const Params& p, const Device& device); \
   Result name##_cuda(const Params& p, const Device& device, StreamHandle stream)
 
 LIGHTOPS_CUDA_OP(batch_stats, BatchStatsParams);

@@ -10,22 +10,22 @@
 namespace lightops {
 
 struct FireTrainParams {
-  Nhwc x;                          // [N, H, W, C]
-  Nhwc out;                        // [N, H, W, E1 + E3]
+  Nhwc x;  // [N, H, W, C]
+  Nhwc out;  // [N, H, W, E1 + E3]
   DType type = DType::f32;
-  int64_t squeeze = 0;             // S
-  int64_t expand1 = 0;             // E1
-  TrainWeight ws, w1, w3;          // [S, C, 1, 1], [E1, S, 1, 1], [E3, S, 3, 3]
-  const void* bs = nullptr;        // in the compute type, or null
+  int64_t squeeze = 0;  // S
+  int64_t expand1 = 0;  // E1
+  TrainWeight ws, w1, w3;  // [S, C, 1, 1], [E1, S, 1, 1], [E3, S, 3, 3]
+  const void* bs = nullptr;  // in the compute type, or null
   const void* b1 = nullptr;
   const void* b3 = nullptr;
-  Algo algo = Algo::direct;        // of the 3x3: direct or winograd2
+  Algo algo = Algo::direct;  // of the 3x3: direct or winograd2
   void* workspace = nullptr;
   Parallel parallel;
 };
 
 struct FireTrainBackwardParams {
-  Nhwc dout;                       // [N, H, W, E1 + E3]
+  Nhwc dout;  // [N, H, W, E1 + E3]
   Nhwc x, out;
   DType type = DType::f32;
   int64_t squeeze_channels = 0;
@@ -33,8 +33,8 @@ struct FireTrainBackwardParams {
   TrainWeight ws, w1, w3;
   const void* bs = nullptr;
   Algo algo = Algo::direct;
-  void* squeeze = nullptr;         // scratch [N, H, W, S] in the compute type
-  void* dsqueeze = nullptr;        // likewise; null when none of dx, dws, dbs is wanted
+  void* squeeze = nullptr;  // scratch [N, H, W, S] in the compute type
+  void* dsqueeze = nullptr;  // likewise; null when none of dx, dws, dbs is wanted
   // What is null is not wanted. Weights and biases dense, in the compute type.
   Nhwc dx;
   void *dws = nullptr, *dbs = nullptr, *dw1 = nullptr, *db1 = nullptr, *dw3 = nullptr, *db3 = nullptr;

@@ -10,28 +10,28 @@
 namespace lightops {
 
 struct StemTrainParams {
-  Nhwc x;                        // [N, H, W, C]
-  Nhwc out;                      // [N, H', W', O], dense
-  uint8_t* places = nullptr;     // [N, H', W', O]
-  DType type = DType::f32;       // f32 or f64, of everything
+  Nhwc x;  // [N, H, W, C]
+  Nhwc out;  // [N, H', W', O], dense
+  uint8_t* places = nullptr;  // [N, H', W', O]
+  DType type = DType::f32;  // f32 or f64, of everything
   const void* weight = nullptr;  // [O, C, kh, kw], dense
   const void* bias = nullptr;
   Act act = Act::relu;
-  Window window;                 // dilation 1
-  Window pool;                   // dilation 1, at most 256 pixels; windows may overhang (ceil mode)
+  Window window;  // dilation 1
+  Window pool;  // dilation 1, at most 256 pixels; windows may overhang (ceil mode)
   void* workspace = nullptr;
   Parallel parallel;
 };
 
 struct StemTrainBackwardParams {
-  Nhwc x;                        // [N, H, W, C]
-  Nhwc dout, out;                // [N, H', W', O]
+  Nhwc x;  // [N, H, W, C]
+  Nhwc dout, out;  // [N, H', W', O]
   const uint8_t* places = nullptr;
   DType type = DType::f32;
   Act act = Act::relu;
   Window window, pool;
-  void* dweight = nullptr;       // [O, C, kh, kw]; null: not wanted
-  void* dbias = nullptr;         // [O]; null: not wanted
+  void* dweight = nullptr;  // [O, C, kh, kw]; null: not wanted
+  void* dbias = nullptr;  // [O]; null: not wanted
   void* workspace = nullptr;
   Parallel parallel;
 };

@@ -4,8 +4,8 @@ namespace lightops {
 namespace cuda_binding {
 namespace {
 
-Tensor bn_act(Tensor x, OptionalTensor mean, OptionalTensor var, OptionalTensor gamma, OptionalTensor beta, double eps, int64_t act,
-              OptionalTensor residual) {
+Tensor bn_act(Tensor x, OptionalTensor mean, OptionalTensor var, OptionalTensor gamma, OptionalTensor beta, double eps,
+              int64_t act, OptionalTensor residual) {
   const Call call("bn_act", x);
   BnActParams p;
   p.x = call.image("x", x);
@@ -20,8 +20,9 @@ Tensor bn_act(Tensor x, OptionalTensor mean, OptionalTensor var, OptionalTensor 
   return out;
 }
 
-std::tuple<Tensor, Tensor, Tensor> bn_act_backward(Tensor dy, Tensor x, OptionalTensor mean, OptionalTensor var, OptionalTensor gamma,
-                                                   OptionalTensor beta, double eps, int64_t act, bool batch) {
+std::tuple<Tensor, Tensor, Tensor> bn_act_backward(Tensor dy, Tensor x, OptionalTensor mean, OptionalTensor var,
+                                                   OptionalTensor gamma, OptionalTensor beta, double eps, int64_t act,
+                                                   bool batch) {
   const Call call("bn_act_backward", x);
   BnActBackwardParams p;
   p.x = call.image("x", x);

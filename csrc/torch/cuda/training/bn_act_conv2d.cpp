@@ -9,9 +9,10 @@ namespace {
 
 using Bools = std::vector<bool>;
 
-std::tuple<Tensor, Tensor, Tensor> bn_act_conv2d(Tensor x, OptionalTensor mean, OptionalTensor var, OptionalTensor gamma,
-                                                 OptionalTensor beta, double eps, int64_t act, Tensor weight, OptionalTensor bias,
-                                                 Ints stride, Ints padding, Ints dilation, int64_t groups, bool pool, bool stats) {
+std::tuple<Tensor, Tensor, Tensor> bn_act_conv2d(Tensor x, OptionalTensor mean, OptionalTensor var,
+                                                 OptionalTensor gamma, OptionalTensor beta, double eps, int64_t act,
+                                                 Tensor weight, OptionalTensor bias, Ints stride, Ints padding,
+                                                 Ints dilation, int64_t groups, bool pool, bool stats) {
   const Call call("bn_act_conv2d", x);
   BnActConv2dParams p;
   p.x = call.image("x", x);
@@ -30,7 +31,8 @@ std::tuple<Tensor, Tensor, Tensor> bn_act_conv2d(Tensor x, OptionalTensor mean, 
   p.groups = groups;
   p.pool = pool;
   Tensor y = call.new_image(p.x.n, outputs, g.h, g.w);
-  STD_TORCH_CHECK(!stats || y.numel() > 0, "lightops::", call.op, ": 'y' of shape ", binding::shape_of(y), " has no statistics");
+  STD_TORCH_CHECK(!stats || y.numel() > 0, "lightops::", call.op, ": 'y' of shape ", binding::shape_of(y),
+                  " has no statistics");
   Tensor mean_y = new_vector(call, stats ? outputs : 0), var_y = new_vector(call, stats ? outputs : 0);
   if (y.numel() == 0) return {y, mean_y, var_y};
   if (stats) {
@@ -42,11 +44,12 @@ std::tuple<Tensor, Tensor, Tensor> bn_act_conv2d(Tensor x, OptionalTensor mean, 
   return {y, mean_y, var_y};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> bn_act_conv2d_backward(Tensor dy, Tensor x, OptionalTensor mean, OptionalTensor var,
-                                                                          OptionalTensor gamma, OptionalTensor beta, double eps,
-                                                                          int64_t act, Tensor weight, Ints stride, Ints padding,
-                                                                          Ints dilation, int64_t groups, bool pool, bool batch,
-                                                                          Bools needs) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> bn_act_conv2d_backward(Tensor dy, Tensor x, OptionalTensor mean,
+                                                                          OptionalTensor var, OptionalTensor gamma,
+                                                                          OptionalTensor beta, double eps, int64_t act,
+                                                                          Tensor weight, Ints stride, Ints padding,
+                                                                          Ints dilation, int64_t groups, bool pool,
+                                                                          bool batch, Bools needs) {
   const Call call("bn_act_conv2d_backward", x);
   BnActConv2dBackwardParams p;
   p.x = call.image("x", x);
@@ -61,12 +64,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> bn_act_conv2d_backward(Tensor
   p.window = g.window;
   p.groups = groups;
   p.pool = pool;
-  STD_TORCH_CHECK(needs.size() == 4, "lightops::", call.op, ": 'needs' must hold 4 flags: x, gamma and beta, weight, bias");
+  STD_TORCH_CHECK(needs.size() == 4, "lightops::", call.op,
+                  ": 'needs' must hold 4 flags: x, gamma and beta, weight, bias");
   const bool vectors = needs[1] && p.norm.mean;
   const ScalarType type = x.scalar_type();
   Tensor dx = needs[0] ? call.new_image(p.x.n, p.x.c, p.x.h, p.x.w) : call.new_tensor({0}, type);
   Tensor dgamma = new_vector(call, vectors ? p.x.c : 0), dbeta = new_vector(call, vectors ? p.x.c : 0);
-  Tensor dweight = needs[2] ? call.new_tensor({outputs, weight.size(1), weight.size(2), weight.size(3)}, type) : call.new_tensor({0}, type);
+  Tensor dweight = needs[2] ? call.new_tensor({outputs, weight.size(1), weight.size(2), weight.size(3)}, type)
+                            : call.new_tensor({0}, type);
   Tensor dbias = call.new_tensor({needs[3] ? outputs : 0}, type);
   if (dy.numel() == 0) {
     for (Tensor* t : {&dx, &dgamma, &dbeta, &dweight, &dbias}) torch::stable::zero_(*t);

@@ -4,8 +4,8 @@ namespace lightops {
 namespace cuda_binding {
 namespace {
 
-Tensor bn_act_max_pool2d(Tensor x, OptionalTensor mean, OptionalTensor var, OptionalTensor gamma, OptionalTensor beta, double eps,
-                         int64_t act, Ints kernel, Ints stride, Ints padding, bool ceil_mode) {
+Tensor bn_act_max_pool2d(Tensor x, OptionalTensor mean, OptionalTensor var, OptionalTensor gamma, OptionalTensor beta,
+                         double eps, int64_t act, Ints kernel, Ints stride, Ints padding, bool ceil_mode) {
   const Call call("bn_act_max_pool2d", x);
   BnActMaxPool2dParams p;
   p.x = call.image("x", x);
@@ -21,9 +21,10 @@ Tensor bn_act_max_pool2d(Tensor x, OptionalTensor mean, OptionalTensor var, Opti
   return out;
 }
 
-std::tuple<Tensor, Tensor, Tensor> bn_act_max_pool2d_backward(Tensor dy, Tensor x, OptionalTensor mean, OptionalTensor var,
-                                                              OptionalTensor gamma, OptionalTensor beta, double eps, int64_t act,
-                                                              Ints kernel, Ints stride, Ints padding, bool ceil_mode, bool batch) {
+std::tuple<Tensor, Tensor, Tensor> bn_act_max_pool2d_backward(Tensor dy, Tensor x, OptionalTensor mean,
+                                                              OptionalTensor var, OptionalTensor gamma,
+                                                              OptionalTensor beta, double eps, int64_t act, Ints kernel,
+                                                              Ints stride, Ints padding, bool ceil_mode, bool batch) {
   const Call call("bn_act_max_pool2d_backward", x);
   BnActMaxPool2dBackwardParams p;
   p.x = call.image("x", x);
@@ -33,7 +34,8 @@ std::tuple<Tensor, Tensor, Tensor> bn_act_max_pool2d_backward(Tensor dy, Tensor 
   p.window = binding::window_of(call.op, kernel, stride, padding, {1, 1});
   const binding::PooledSize size = binding::check_pool(call.op, p.window, p.x, ceil_mode);
   p.dy = call.image("dy", dy, {p.x.n, p.x.c, size.h, size.w});
-  return norm_gradients(call, p, cuda::bn_act_max_pool2d_backward_cuda_workspace, cuda::bn_act_max_pool2d_backward_cuda);
+  return norm_gradients(call, p, cuda::bn_act_max_pool2d_backward_cuda_workspace,
+                        cuda::bn_act_max_pool2d_backward_cuda);
 }
 
 }  // namespace

@@ -8,10 +8,11 @@
 namespace lightops {
 namespace cuda_binding {
 
-inline Norm norm_of(const Call& call, int64_t channels, const OptionalTensor& mean, const OptionalTensor& var, const OptionalTensor& gamma,
-                    const OptionalTensor& beta, double eps, bool batch) {
-  return binding::norm_from(call.op, channels, mean, var, gamma, beta, eps, batch,
-                            [&](const char* name, const OptionalTensor& t, int64_t elements) { return call.vector(name, t, elements); });
+inline Norm norm_of(const Call& call, int64_t channels, const OptionalTensor& mean, const OptionalTensor& var,
+                    const OptionalTensor& gamma, const OptionalTensor& beta, double eps, bool batch) {
+  return binding::norm_from(
+      call.op, channels, mean, var, gamma, beta, eps, batch,
+      [&](const char* name, const OptionalTensor& t, int64_t elements) { return call.vector(name, t, elements); });
 }
 
 // A convolution's weight as it is, of the type of the activations, by its strides.
@@ -28,8 +29,10 @@ inline Tensor new_vector(const Call& call, int64_t elements) { return call.new_t
 
 // The second half of a backward op whose gradients are those of x, gamma and beta: allocates them, fills `p` and runs the kernels.
 template <class Params>
-std::tuple<Tensor, Tensor, Tensor> norm_gradients(const Call& call, Params& p, int64_t (*workspace)(const Params&, const cuda::Device&),
-                                                  cuda::Result (*launch)(const Params&, const cuda::Device&, cuda::StreamHandle)) {
+std::tuple<Tensor, Tensor, Tensor> norm_gradients(const Call& call, Params& p,
+                                                  int64_t (*workspace)(const Params&, const cuda::Device&),
+                                                  cuda::Result (*launch)(const Params&, const cuda::Device&,
+                                                                         cuda::StreamHandle)) {
   const int64_t vectors = p.norm.mean ? p.x.c : 0;
   Tensor dx = call.new_image(p.x.n, p.x.c, p.x.h, p.x.w);
   Tensor dgamma = new_vector(call, vectors), dbeta = new_vector(call, vectors);

@@ -4,10 +4,9 @@ namespace lightops {
 namespace cuda_binding {
 namespace {
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dense_block_train(Tensor x, OptionalTensor mean_x, OptionalTensor var_x,
-                                                                             OptionalTensors params, std::vector<double> eps,
-                                                                             OptionalTensors frozen, OptionalTensors masks, int64_t growth,
-                                                                             int64_t bottleneck, int64_t algo) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dense_block_train(
+    Tensor x, OptionalTensor mean_x, OptionalTensor var_x, OptionalTensors params, std::vector<double> eps,
+    OptionalTensors frozen, OptionalTensors masks, int64_t growth, int64_t bottleneck, int64_t algo) {
   const Call call("dense_block_train", x);
   DenseBlockTrainParams p;
   p.x = call.image("x", x);
@@ -16,7 +15,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dense_block_train(Ten
   p.in_channels = p.x.c;
   p.growth = growth;
   p.bottleneck = bottleneck;
-  STD_TORCH_CHECK(mean_x.has_value() == var_x.has_value(), "lightops::", call.op, ": one of 'mean_x' and 'var_x' without the other");
+  STD_TORCH_CHECK(mean_x.has_value() == var_x.has_value(), "lightops::", call.op,
+                  ": one of 'mean_x' and 'var_x' without the other");
   p.x_known = call.vector("mean_x", mean_x, p.x.c) && call.vector("var_x", var_x, p.x.c);
   // Checked in full before anything is allocated; the statistics' places are filled in by the second call.
   const DenseLists lists{params, eps, frozen, masks};
@@ -48,7 +48,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dense_block_train(Ten
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(lightops, LIGHTOPS_CUDA_KEY, m) { m.impl("dense_block_train", TORCH_BOX(&dense_block_train)); }
+STABLE_TORCH_LIBRARY_IMPL(lightops, LIGHTOPS_CUDA_KEY, m) {
+  m.impl("dense_block_train", TORCH_BOX(&dense_block_train));
+}
 
 }  // namespace cuda_binding
 }  // namespace lightops

@@ -15,11 +15,15 @@ struct DenseCheck {
   const char* op;
 
   explicit DenseCheck(const Call& c) : call(c), op(c.op) {}
-  const void* vector(const char* name, const OptionalTensor& t, int64_t elements) const { return call.vector(name, t, elements); }
+  const void* vector(const char* name, const OptionalTensor& t, int64_t elements) const {
+    return call.vector(name, t, elements);
+  }
   TrainWeight weight(const char* name, const Tensor& t, std::initializer_list<int64_t> size) const {
     return weight_of(call, name, t, size);
   }
-  Nhwc image(const char* name, const Tensor& t, std::initializer_list<int64_t> size) const { return call.image(name, t, size); }
+  Nhwc image(const char* name, const Tensor& t, std::initializer_list<int64_t> size) const {
+    return call.image(name, t, size);
+  }
 };
 
 }  // namespace cuda_binding

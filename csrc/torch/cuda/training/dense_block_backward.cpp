@@ -18,11 +18,10 @@ std::vector<Tensor> new_gradients(const Call& call, const OptionalTensors& param
   return out;
 }
 
-std::tuple<Tensor, std::vector<Tensor>> dense_block_train_backward(Tensor dbuffer, Tensor buffer, Tensor middle, Tensor mean, Tensor var,
-                                                                   Tensor middle_mean, Tensor middle_var, OptionalTensors params,
-                                                                   std::vector<double> eps, OptionalTensors frozen, OptionalTensors masks,
-                                                                   int64_t growth, int64_t bottleneck, int64_t algo,
-                                                                   std::vector<bool> needs) {
+std::tuple<Tensor, std::vector<Tensor>> dense_block_train_backward(
+    Tensor dbuffer, Tensor buffer, Tensor middle, Tensor mean, Tensor var, Tensor middle_mean, Tensor middle_var,
+    OptionalTensors params, std::vector<double> eps, OptionalTensors frozen, OptionalTensors masks, int64_t growth,
+    int64_t bottleneck, int64_t algo, std::vector<bool> needs) {
   const Call call("dense_block_train_backward", buffer);
   DenseBlockTrainBackwardParams p;
   DenseBlockTrainParams& f = p.block;
@@ -34,14 +33,16 @@ std::tuple<Tensor, std::vector<Tensor>> dense_block_train_backward(Tensor dbuffe
   const DenseLists lists{params, eps, frozen, masks};
   const size_t each = lists.each(bottleneck);
   const int64_t layers = int64_t(params.size() / each);
-  STD_TORCH_CHECK(growth > 0 && b.c > layers * growth, "lightops::", call.op, ": 'buffer' has ", b.c, " channels; want more than ", layers,
-                  " x ", growth);
-  STD_TORCH_CHECK(needs.size() == params.size() + 1, "lightops::", call.op, ": 'needs' has ", needs.size(), " entries; want ",
-                  params.size() + 1);
+  STD_TORCH_CHECK(growth > 0 && b.c > layers * growth, "lightops::", call.op, ": 'buffer' has ", b.c,
+                  " channels; want more than ", layers, " x ", growth);
+  STD_TORCH_CHECK(needs.size() == params.size() + 1, "lightops::", call.op, ": 'needs' has ", needs.size(),
+                  " entries; want ", params.size() + 1);
   f.in_channels = b.c - layers * growth;
   f.growth = growth;
   f.bottleneck = bottleneck;
-  const auto take = [&](const char* name, const Tensor& t, int64_t elements) { return const_cast<void*>(call.vector(name, t, elements)); };
+  const auto take = [&](const char* name, const Tensor& t, int64_t elements) {
+    return const_cast<void*>(call.vector(name, t, elements));
+  };
   f.mean = take("mean", mean, b.c);
   f.variance = take("var", var, b.c);
   f.middle_mean = take("middle_mean", middle_mean, layers * bottleneck);
@@ -74,7 +75,8 @@ std::tuple<Tensor, std::vector<Tensor>> dense_block_train_backward(Tensor dbuffe
   }
   p.gradients = places.data();
   const int64_t pixels = b.n * b.h * b.w;
-  Tensor gradient = call.new_tensor({pixels * b.c}, call.scalar()), dmiddle = call.new_tensor({pixels * bottleneck}, call.scalar());
+  Tensor gradient = call.new_tensor({pixels * b.c}, call.scalar()),
+         dmiddle = call.new_tensor({pixels * bottleneck}, call.scalar());
   p.gradient = gradient.data_ptr();
   p.dmiddle = dmiddle.data_ptr();
   if (needs[0]) p.dx = call.image("dx", dx);
@@ -84,7 +86,9 @@ std::tuple<Tensor, std::vector<Tensor>> dense_block_train_backward(Tensor dbuffe
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(lightops, LIGHTOPS_CUDA_KEY, m) { m.impl("dense_block_train_backward", TORCH_BOX(&dense_block_train_backward)); }
+STABLE_TORCH_LIBRARY_IMPL(lightops, LIGHTOPS_CUDA_KEY, m) {
+  m.impl("dense_block_train_backward", TORCH_BOX(&dense_block_train_backward));
+}
 
 }  // namespace cuda_binding
 }  // namespace lightops

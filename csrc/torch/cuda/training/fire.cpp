@@ -9,7 +9,8 @@ namespace {
 using Tensors7 = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 // A bias as the kernels take it, in float32; `keep` holds the copy.
-const void* bias_of(const Call& call, const char* name, const OptionalTensor& b, int64_t channels, std::vector<Tensor>* keep) {
+const void* bias_of(const Call& call, const char* name, const OptionalTensor& b, int64_t channels,
+                    std::vector<Tensor>* keep) {
   if (!b.has_value()) return nullptr;
   call.check_like_x(name, *b, {channels});
   keep->push_back(torch::stable::contiguous(torch::stable::to(*b, ScalarType::Float)));
@@ -28,7 +29,8 @@ int64_t take_weights(const Call& call, const Tensor& ws, const Tensor& w1, const
   return expand3;
 }
 
-Tensor fire_train(Tensor x, Tensor ws, OptionalTensor bs, Tensor w1, OptionalTensor b1, Tensor w3, OptionalTensor b3, int64_t) {
+Tensor fire_train(Tensor x, Tensor ws, OptionalTensor bs, Tensor w1, OptionalTensor b1, Tensor w3, OptionalTensor b3,
+                  int64_t) {
   const Call call("fire_train", x);
   FireTrainParams p;
   std::vector<Tensor> keep;
@@ -46,8 +48,8 @@ Tensor fire_train(Tensor x, Tensor ws, OptionalTensor bs, Tensor w1, OptionalTen
   return out;
 }
 
-Tensors7 fire_train_backward(Tensor dout, Tensor x, Tensor out, Tensor ws, OptionalTensor bs, Tensor w1, Tensor w3, int64_t,
-                             std::vector<bool> needs) {
+Tensors7 fire_train_backward(Tensor dout, Tensor x, Tensor out, Tensor ws, OptionalTensor bs, Tensor w1, Tensor w3,
+                             int64_t, std::vector<bool> needs) {
   const Call call("fire_train_backward", x);
   FireTrainBackwardParams p;
   std::vector<Tensor> keep;
@@ -76,7 +78,8 @@ Tensors7 fire_train_backward(Tensor dout, Tensor x, Tensor out, Tensor ws, Optio
     for (size_t i = 0; i < 6; ++i) *places[i] = data_or_null(grads[i]);
     const bool through = needs[0] || needs[1] || needs[2];
     const int64_t narrow = p.x.n * p.x.h * p.x.w * p.squeeze_channels;
-    Tensor squeeze = call.new_tensor({narrow}, call.scalar()), dsqueeze = call.new_tensor({through ? narrow : 0}, call.scalar());
+    Tensor squeeze = call.new_tensor({narrow}, call.scalar()),
+           dsqueeze = call.new_tensor({through ? narrow : 0}, call.scalar());
     p.squeeze = squeeze.data_ptr();
     p.dsqueeze = data_or_null(dsqueeze);
     if (needs[0]) p.dx = call.image("dx", dx);
