@@ -32,6 +32,7 @@ int isa_count_built() { return kCount; }
 const char* isa_built(int index) { return kBuilt[index].name; }
 bool cpu_supports(const char* isa) { return std::strcmp(isa, kPlainest.name) == 0; }
 void twice(float* x, int64_t n) { kPlainest.twice(x, n); }
-int64_t packed_numel(int64_t out, int64_t in, int64_t kh, int64_t kw, int) { return out * in * kh * kw; }
+bool isa_reads_pairs() { return false; }
+int64_t packed_numel(int64_t out, int64_t in, int64_t kh, int64_t kw, int, bool) { return out * in * kh * kw; }
 
 }  // namespace lightops
