@@ -168,7 +168,7 @@ def public() -> None:
     from lightops.ops import _native
     from lightops.reference import BatchNormParams, DenseLayerParams
 
-    _native.pack_conv = lambda w, scale, dtype, algo=0, flat=False, pairs=False: cuda.pack_conv2d(w, scale, dtype, flat=flat)
+    _native.pack_conv = lambda w, scale, dtype, algo=0, flat=False, **_: cuda.pack_conv2d(w, scale, dtype, flat=flat)
     _native.pack_depthwise = lambda w, scale, dtype: cuda.pack_depthwise(w, scale, dtype)
     from lightops import reference
     from lightops.ops import conv1x1_bn_act as pointwise_module  # noqa: F401
