@@ -201,7 +201,9 @@ inline int launch(unsigned gx, unsigned gy, unsigned gz, unsigned threads, unsig
         cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
     if (error != cudaSuccess) return static_cast<int>(error);
   }
-  kKernel<<<dim3(gx, gy, gz), threads, shared, stream> > >(params);
+  // clang-format off: it takes the launch for templates
+  kKernel<<<dim3(gx, gy, gz), threads, shared, stream>>>(params);
+  // clang-format on
   return static_cast<int>(cudaGetLastError());
 }
 
