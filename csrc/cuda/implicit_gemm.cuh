@@ -25,10 +25,12 @@ struct TileShape {
   static constexpr int kThreads = kWarpsM * kWarpsN * 32;
   static constexpr int kWarpM = kM / kWarpsM, kWarpN = kN / kWarpsN;
   // Blocks that should share a multiprocessor, so that one multiplies while another waits: bounds the registers at 128 a thread.
-  // Where shared memory holds one block's stages only, that bound would make registers spill for nothing (wide on sm_120).
-  static constexpr bool kShares = 2 * kStages * (kM + kN) * kRowBytes <= kSharedBytes;
-  static constexpr int kBlocks =
-      Math::kTensorCore && kThreads < 512 && (kThreads < 256 || kShares) ? 512 / kThreads : 1;
+  // Where shared memory holds fewer, that bound would make registers spill for nothing (wide, low and compact on sm_120).
+  static constexpr int kWanted = Math::kTensorCore && kThreads < 512 ? 512 / kThreads : 1;
+  static constexpr int kFitting = kSharedBytes / (kStages * (kM + kN) * kRowBytes);
+  static constexpr int kBlocks = kFitting >= kWanted || kSharedBytes >= 227 * 1024 ? kWanted
+                                 : kFitting > 1                                    ? kFitting
+                                                                                   : 1;
   using Warp = WarpMath<Math, kWarpM, kWarpN>;
   static_assert(kM % (kWarpsM * 16) == 0 && kN % (kWarpsN * 16) == 0, "warps tile the block in whole fragments");
   // By value: a static member of class type would have to exist on the device.

@@ -7,11 +7,9 @@
 
 namespace lightops::cuda {
 
-// Shared memory of a multiprocessor.
-#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200)
+// Shared memory of a multiprocessor. Code for several architectures is made once, for the oldest: it serves the smallest.
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ < 900 || __CUDA_ARCH__ >= 1200)
 constexpr int kSharedBytes = 99 * 1024;
-#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 800
-constexpr int kSharedBytes = 163 * 1024;
 #else
 constexpr int kSharedBytes = 227 * 1024;
 #endif
