@@ -5,6 +5,6 @@ import os
 import torch
 
 if not torch.cuda.is_available():
-    # Read when a function is decorated, those of triton's own library too, so before anything imports triton, as torch's
-    # compiler does. Where there is a device, that compiler needs triton's, and tests/gpu runs the kernels there.
+    # Read when a function is decorated, those of triton's own library too, so before triton is imported, which torch's
+    # compiler does too. Where there is a device, that compiler needs triton's, and tests/gpu runs the kernels there.
     os.environ["TRITON_INTERPRET"] = "1"
