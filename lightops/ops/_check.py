@@ -15,6 +15,8 @@ from torch import Tensor
 from lightops.ops._dispatch import KERNEL_DTYPES, autocasts
 from lightops.reference import ACTIVATIONS, BatchNormParams, MaxPool
 
+Pair = tuple[int, int]
+
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
 
 
@@ -22,14 +24,14 @@ def check_tensor(op: str, arg: str, value: Any) -> None:
     """A dense, strided tensor."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{op}: argument {arg!r} got {type(value).__name__}, wants torch.Tensor")
-    if value.is_nested or value.is_quantized or value.layout is not torch.strided:
-        kind = (
-            "a nested tensor"
-            if value.is_nested
-            else "a quantized tensor"
-            if value.is_quantized
-            else f"layout {value.layout}"
-        )
+    kind = None
+    if value.is_nested:
+        kind = "a nested tensor"
+    elif value.is_quantized:
+        kind = "a quantized tensor"
+    elif value.layout is not torch.strided:
+        kind = f"layout {value.layout}"
+    if kind is not None:
         raise NotImplementedError(f"{op}: argument {arg!r} got {kind}, wants a dense tensor of layout torch.strided")
 
 
@@ -54,15 +56,21 @@ def check_map(op: str, x: Tensor) -> None:
         )
 
 
+def check_not_empty(op: str, x: Tensor) -> None:
+    """Channels and a map of at least one pixel, as PyTorch's pools want; the batch may be empty."""
+    if 0 in x.shape[1:]:
+        raise RuntimeError(
+            f"{op}: argument 'x' got shape {list(x.shape)}, wants non-zero sizes for non-batch dimensions"
+        )
+
+
 def is_unbatched(op: str, x: Any, *bns: BatchNormParams | None) -> bool:
     """True for `[C, H, W]` where stock accepts it: convolutions do, BatchNorm2d does not."""
     check_tensor(op, "x", x)
     return x.dim() == 3 and all(bn is None for bn in bns)
 
 
-def check_weight(
-    op: str, arg: str, weight: Any, x: Tensor, in_channels: int, *, kernel: tuple[int, int] | None = None
-) -> None:
+def check_weight(op: str, arg: str, weight: Any, x: Tensor, in_channels: int, *, kernel: Pair | None = None) -> None:
     """A convolution weight `[O, in_channels, kh, kw]` that goes with `x`: same dtype and device."""
     check_tensor(op, arg, weight)
     check_companion(op, arg, weight, x)
@@ -159,18 +167,24 @@ def check_winograd(op: str, winograd: Any) -> None:
         )
 
 
-def pair(op: str, arg: str, value: Any) -> tuple[int, int]:
+def same_padding(kernel: Pair) -> Pair:
+    """What `padding=None` means: at stride 1 an odd kernel keeps the map's size."""
+    return kernel[0] // 2, kernel[1] // 2
+
+
+def pair(op: str, arg: str, value: Any) -> Pair:
     """An int or a pair of ints as `(vertical, horizontal)`, with the limits of the named argument."""
-    values = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, (tuple, list)) else ()
+    if isinstance(value, int):
+        value = (value, value)
+    values = tuple(value) if isinstance(value, (tuple, list)) else ()
     if len(values) != 2 or not all(isinstance(v, (int, torch.SymInt)) and not isinstance(v, bool) for v in values):
         raise TypeError(f"{op}: argument {arg!r} got {value!r}, wants an int or a pair of ints")
     if arg == "padding":
         if min(values) < 0:
             raise RuntimeError(f"{op}: negative padding is not supported, argument 'padding' got {value!r}, wants >= 0")
     elif min(values) <= 0:
-        wording = (
-            "dilation should be greater than zero" if arg == "dilation" else f"non-positive {arg} is not supported"
-        )
+        zero_dilation = "dilation should be greater than zero"
+        wording = zero_dilation if arg == "dilation" else f"non-positive {arg} is not supported"
         raise RuntimeError(f"{op}: {wording}, argument {arg!r} got {value!r}, wants >= 1")
     return values
 
@@ -182,7 +196,7 @@ def conv_out_size(
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int] = (1, 1),
-) -> tuple[int, int]:
+) -> Pair:
     """Output height and width of a convolution; raises where the kernel does not fit into the padded input."""
     padded = [hw[i] + 2 * padding[i] for i in (0, 1)]
     extent = [dilation[i] * (kernel[i] - 1) + 1 for i in (0, 1)]
@@ -206,7 +220,7 @@ def check_pool(op: str, pool: Any) -> None:
         )
 
 
-def check_pool_padding(op: str, kernel: tuple[int, int], padding: tuple[int, int]) -> None:
+def check_pool_padding(op: str, kernel: Pair, padding: Pair) -> None:
     """Padding of at most half the window, so that no window lies outside the map."""
     if any(2 * p > k for k, p in zip(kernel, padding, strict=True)):
         raise RuntimeError(
@@ -223,7 +237,7 @@ def pool_out_size(
     ceil_mode: bool,
     *,
     arg: str = "pool",
-) -> tuple[int, int]:
+) -> Pair:
     """Output height and width of a max-pool, by PyTorch's rule: with `ceil_mode` the last window must start inside the
     input or its left padding. One number is both rows and columns; `arg` is the argument to blame."""
     kernel, stride, padding = ((v, v) if isinstance(v, (int, torch.SymInt)) else v for v in (kernel, stride, padding))

@@ -65,10 +65,6 @@ class OpTable:
         self.backends = backends
         OPS[name] = self
 
-    def add(self, backend: Backend) -> None:
-        """Insert a backend at its place in `ORDER`."""
-        self.backends = tuple(sorted((*self.backends, backend), key=lambda b: ORDER.index(b.name)))
-
     def decide(self, args: tuple, kwargs: dict[str, Any]) -> tuple[Backend, dict[str, list[str]]]:
         """The first backend without a reason against it, and the reasons of those before."""
         passed: dict[str, list[str]] = {}
@@ -185,23 +181,17 @@ def autocasts(x: Tensor) -> bool:
     return x.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(x.device.type)
 
 
-def cpu_backend(run: Callable[..., Tensor]) -> Backend:
-    return Backend("cpu", cpu_supports, run)
+def op_table(name: str, kernels: Callable[..., Tensor], reference: Callable[..., Tensor]) -> OpTable:
+    """The table of an op. `kernels` takes the op's public arguments and `backend`: packing goes by the tensors' device.
+    `reference`, its specification, serves every call, is differentiable and has no Winograd choice to make.
+    """
 
-
-def gpu_backends(run: Callable[..., Tensor]) -> tuple[Backend, ...]:
-    """`run` is the CPU backend's, which takes `backend`: packing goes by the tensors' device."""
-    backends = (("cuda", cuda_supports), ("triton", triton_supports))
-    return tuple(Backend(name, supports, partial(run, backend=name)) for name, supports in backends)
-
-
-def reference_backend(reference: Callable[..., Tensor]) -> Backend:
-    """The pure-torch specification: serves every call, differentiable, has no Winograd choice to make."""
-
-    def run(*args: Any, winograd: int = 0, **kwargs: Any) -> Tensor:
+    def run_reference(*args: Any, winograd: int = 0, **kwargs: Any) -> Tensor:
         return reference(*args, **kwargs)
 
-    return Backend("reference", lambda *args, **kwargs: [], run)
+    supports = {"cuda": cuda_supports, "triton": triton_supports, "cpu": cpu_supports}
+    backends = (Backend(key, rule, partial(kernels, backend=key)) for key, rule in supports.items())
+    return OpTable(name, *backends, Backend("reference", lambda *args, **kwargs: [], run_reference))
 
 
 def _transformed() -> bool:

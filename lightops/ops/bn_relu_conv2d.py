@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightops import reference
 from lightops.ops._check import (
+    Pair,
     check_act,
     check_bias,
     check_bn,
@@ -17,7 +18,7 @@ from lightops.ops._check import (
     conv_out_size,
     pair,
 )
-from lightops.ops._dispatch import NATIVE, OpTable, cpu_backend, gpu_backends, reference_backend
+from lightops.ops._dispatch import NATIVE, op_table
 from lightops.ops._native import (
     ACT_CODE,
     affine,
@@ -33,8 +34,6 @@ from lightops.ops._native import (
     to_nhwc,
 )
 from lightops.reference import BatchNormParams
-
-Pair = tuple[int, int]
 
 
 class BNReLUConv2dPacked(NamedTuple):
@@ -153,7 +152,7 @@ def run_bn_relu_conv2d(x: Tensor, packed: BNReLUConv2dPacked, backend: str = NAT
 
 
 def _native_run(
-    x: Tensor, bn: BatchNormParams | None, weight: Tensor, bias: Tensor | None, *, backend: str = NATIVE, **options
+    x: Tensor, bn: BatchNormParams | None, weight: Tensor, bias: Tensor | None, *, backend: str, **options
 ) -> Tensor:
     return run_bn_relu_conv2d(x, pack_bn_relu_conv2d(bn, weight, bias, x.dtype, **options), backend)
 
@@ -176,8 +175,6 @@ def _fake(
     return nhwc_empty(x, out_channels, conv_out_size("bn_relu_conv2d", x.shape[2:], kernel, stride, padding, dilation))
 
 
-_TABLE = OpTable(
-    "bn_relu_conv2d", *gpu_backends(_native_run), cpu_backend(_native_run), reference_backend(reference.bn_relu_conv2d)
-)
+_TABLE = op_table("bn_relu_conv2d", _native_run, reference.bn_relu_conv2d)
 _ops = backend_ops("bn_relu_conv2d")
 register_fake("bn_relu_conv2d", _fake)

@@ -16,7 +16,7 @@ from lightops.ops._check import (
     check_weight,
     is_unbatched,
 )
-from lightops.ops._dispatch import NATIVE, OpTable, cpu_backend, gpu_backends, reference_backend
+from lightops.ops._dispatch import NATIVE, op_table
 from lightops.ops._native import (
     ACT_CODE,
     backend_ops,
@@ -112,7 +112,7 @@ def _native_run(
     *,
     act: str,
     residual: Tensor | None,
-    backend: str = NATIVE,
+    backend: str,
 ) -> Tensor:
     return run_conv1x1_bn_act(x, pack_conv1x1_bn_act(weight, bias, bn, act, x.dtype), residual, backend)
 
@@ -121,8 +121,6 @@ def _fake(x: Tensor, w: Tensor, bias: Tensor | None, out_channels: int, act: int
     return nhwc_empty(x, out_channels, x.shape[2:])
 
 
-_TABLE = OpTable(
-    "conv1x1_bn_act", *gpu_backends(_native_run), cpu_backend(_native_run), reference_backend(reference.conv1x1_bn_act)
-)
+_TABLE = op_table("conv1x1_bn_act", _native_run, reference.conv1x1_bn_act)
 _ops = backend_ops("conv1x1_bn_act")
 register_fake("conv1x1_bn_act", _fake)

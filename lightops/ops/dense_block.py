@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightops import reference
 from lightops.ops._check import check_bn, check_input, check_map, check_weight, check_winograd
-from lightops.ops._dispatch import NATIVE, OpTable, cpu_backend, gpu_backends, reference_backend
+from lightops.ops._dispatch import NATIVE, op_table
 from lightops.ops._native import (
     affine,
     backend_ops,
@@ -140,7 +140,7 @@ def _check_layer(op: str, arg: str, layer: DenseLayerParams, x: Tensor, channels
         )
 
 
-def _native_run(x: Tensor, layers: Sequence[DenseLayerParams], *, winograd: int, backend: str = NATIVE) -> Tensor:
+def _native_run(x: Tensor, layers: Sequence[DenseLayerParams], *, winograd: int, backend: str) -> Tensor:
     return run_dense_block(x, pack_dense_block(layers, x.dtype, winograd), backend)
 
 
@@ -153,9 +153,7 @@ def _fake_(buffer: Tensor, params: list[Tensor], in_channels: int, growth: int, 
     return None
 
 
-_TABLE = OpTable(
-    "dense_block", *gpu_backends(_native_run), cpu_backend(_native_run), reference_backend(reference.dense_block)
-)
+_TABLE = op_table("dense_block", _native_run, reference.dense_block)
 _ops = backend_ops("dense_block")
 _ops_in_place = backend_ops("dense_block_")
 register_fake("dense_block", _fake)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lightops import reference
 from lightops.ops._check import (
+    Pair,
     check_act,
     check_addend,
     check_bias,
@@ -17,8 +18,9 @@ from lightops.ops._check import (
     conv_out_size,
     is_unbatched,
     pair,
+    same_padding,
 )
-from lightops.ops._dispatch import NATIVE, OpTable, cpu_backend, gpu_backends, reference_backend
+from lightops.ops._dispatch import NATIVE, op_table
 from lightops.ops._native import (
     ACT_CODE,
     backend_ops,
@@ -33,8 +35,6 @@ from lightops.ops._native import (
     to_nhwc,
 )
 from lightops.reference import BatchNormParams
-
-Pair = tuple[int, int]
 
 
 class DepthwisePointwisePacked(NamedTuple):
@@ -111,7 +111,7 @@ def depthwise_pointwise(
     check_act(op, "dw_act", dw_act)
     check_act(op, "pw_act", pw_act)
     kernel = (dw_weight.shape[2], dw_weight.shape[3])
-    padding = (kernel[0] // 2, kernel[1] // 2) if padding is None else pair(op, "padding", padding)
+    padding = same_padding(kernel) if padding is None else pair(op, "padding", padding)
     options.update(stride=pair(op, "stride", stride), padding=padding, dilation=pair(op, "dilation", dilation))
     out_hw = conv_out_size(op, x.shape[2:], kernel, options["stride"], padding, options["dilation"])
     check_addend(op, "residual", residual, x, (x.shape[0], pw_weight.shape[0], *out_hw))
@@ -139,7 +139,7 @@ def pack_depthwise_pointwise(
     pw_scale, pw_bias = fold(pw_bias, pw_bn, dtype)
     return DepthwisePointwisePacked(
         pack_depthwise(dw_weight, dw_scale, dtype), dw_bias, kernel, stride,
-        (kernel[0] // 2, kernel[1] // 2) if padding is None else padding, dilation, ACT_CODE[dw_act],
+        same_padding(kernel) if padding is None else padding, dilation, ACT_CODE[dw_act],
         pack_conv(pw_weight, pw_scale, dtype, pairs=reads_pairs(dtype, pw_weight)), pw_bias, pw_weight.shape[0],
         ACT_CODE[pw_act], suggests_channels_last(pw_weight),
     )  # fmt: skip
@@ -157,7 +157,7 @@ def run_depthwise_pointwise(
 
 
 def _native_run(
-    x: Tensor, dw_weight: Tensor, pw_weight: Tensor, *, residual: Tensor | None, backend: str = NATIVE, **options
+    x: Tensor, dw_weight: Tensor, pw_weight: Tensor, *, residual: Tensor | None, backend: str, **options
 ) -> Tensor:
     return run_depthwise_pointwise(
         x, pack_depthwise_pointwise(dw_weight, pw_weight, x.dtype, **options), residual, backend
@@ -184,11 +184,6 @@ def _fake(
     )
 
 
-_TABLE = OpTable(
-    "depthwise_pointwise",
-    *gpu_backends(_native_run),
-    cpu_backend(_native_run),
-    reference_backend(reference.depthwise_pointwise),
-)
+_TABLE = op_table("depthwise_pointwise", _native_run, reference.depthwise_pointwise)
 _ops = backend_ops("depthwise_pointwise")
 register_fake("depthwise_pointwise", _fake)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightops import reference
 from lightops.ops._check import check_addend, check_bias, check_input, check_map, check_weight, check_winograd
-from lightops.ops._dispatch import NATIVE, OpTable, cpu_backend, gpu_backends, reference_backend
+from lightops.ops._dispatch import NATIVE, op_table
 from lightops.ops._native import (
     backend_ops,
     choose_algo,
@@ -127,9 +127,7 @@ def run_fire(x: Tensor, packed: FirePacked, bypass: Tensor | None = None, backen
     return to_nchw(out) if nchw and not packed.channels_last else out
 
 
-def _native_run(
-    x: Tensor, *weights: Tensor | None, bypass: Tensor | None, winograd: int, backend: str = NATIVE
-) -> Tensor:
+def _native_run(x: Tensor, *weights: Tensor | None, bypass: Tensor | None, winograd: int, backend: str) -> Tensor:
     return run_fire(x, pack_fire(*weights, x.dtype, winograd), bypass, backend)
 
 
@@ -150,6 +148,6 @@ def _fake(
     return nhwc_empty(x, expand1 + expand3, x.shape[2:])
 
 
-_TABLE = OpTable("fire", *gpu_backends(_native_run), cpu_backend(_native_run), reference_backend(reference.fire))
+_TABLE = op_table("fire", _native_run, reference.fire)
 _ops = backend_ops("fire")
 register_fake("fire", _fake)

@@ -6,8 +6,16 @@ import torch
 from torch import Tensor
 
 from lightops import reference
-from lightops.ops._check import check_act, check_bias, check_bn, check_companion, check_input, check_tensor
-from lightops.ops._dispatch import NATIVE, OpTable, cpu_backend, gpu_backends, reference_backend
+from lightops.ops._check import (
+    check_act,
+    check_bias,
+    check_bn,
+    check_companion,
+    check_input,
+    check_not_empty,
+    check_tensor,
+)
+from lightops.ops._dispatch import NATIVE, op_table
 from lightops.ops._native import ACT_CODE, affine, backend_ops, fold, pack_conv, reads_pairs, register_fake, to_nhwc
 from lightops.reference import BatchNormParams
 
@@ -52,10 +60,7 @@ def head(
     channels = x.shape[1]
     check_bn(op, "bn", bn, x, channels)
     check_act(op, "act", act)
-    if 0 in x.shape[1:]:
-        raise RuntimeError(
-            f"{op}: argument 'x' got shape {list(x.shape)}, wants non-zero sizes for non-batch dimensions"
-        )
+    check_not_empty(op, x)
     if weight is None and bias is not None:
         raise RuntimeError(f"{op}: argument 'bias' got a tensor, wants None without a weight")
     if weight is not None:
@@ -106,7 +111,7 @@ def _native_run(
     act: str,
     weight: Tensor | None,
     bias: Tensor | None,
-    backend: str = NATIVE,
+    backend: str,
 ) -> Tensor:
     return run_head(x, pack_head(bn, act, weight, bias, x.dtype), backend)
 
@@ -123,6 +128,6 @@ def _fake(
     return torch.empty((x.shape[0], out_features if fc is not None else x.shape[1]), dtype=x.dtype, device=x.device)
 
 
-_TABLE = OpTable("head", *gpu_backends(_native_run), cpu_backend(_native_run), reference_backend(reference.head))
+_TABLE = op_table("head", _native_run, reference.head)
 _ops = backend_ops("head")
 register_fake("head", _fake)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lightops import reference
 from lightops.ops._check import (
+    Pair,
     check_act,
     check_bias,
     check_bn,
@@ -16,8 +17,9 @@ from lightops.ops._check import (
     check_weight,
     conv_out_size,
     pair,
+    same_padding,
 )
-from lightops.ops._dispatch import NATIVE, OpTable, cpu_backend, gpu_backends, reference_backend
+from lightops.ops._dispatch import NATIVE, op_table
 from lightops.ops._native import (
     ACT_CODE,
     backend_ops,
@@ -32,8 +34,6 @@ from lightops.ops._native import (
     to_nhwc,
 )
 from lightops.reference import BatchNormParams
-
-Pair = tuple[int, int]
 
 
 class InvertedResidualPacked(NamedTuple):
@@ -110,7 +110,7 @@ def inverted_residual(
     check_act(op, "act", act)
     kernel = (dw_weight.shape[2], dw_weight.shape[3])
     stride = pair(op, "stride", stride)
-    padding = (kernel[0] // 2, kernel[1] // 2) if padding is None else pair(op, "padding", padding)
+    padding = same_padding(kernel) if padding is None else pair(op, "padding", padding)
     check_map(op, x)
     out_shape = (x.shape[0], out_channels, *conv_out_size(op, x.shape[2:], kernel, stride, padding))
     if residual and out_shape != tuple(x.shape):
@@ -151,7 +151,7 @@ def pack_inverted_residual(
     return InvertedResidualPacked(
         pack_conv(ex_weight, ex_scale, dtype, pairs=pairs), ex_bias, ex_weight.shape[0], code,
         pack_depthwise(dw_weight, dw_scale, dtype), dw_bias, kernel, stride,
-        (kernel[0] // 2, kernel[1] // 2) if padding is None else padding, code,
+        same_padding(kernel) if padding is None else padding, code,
         pack_conv(pw_weight, pw_scale, dtype, pairs=pairs), pw_bias, pw_weight.shape[0], residual,
         suggests_channels_last(pw_weight),
     )  # fmt: skip
@@ -165,7 +165,7 @@ def run_inverted_residual(x: Tensor, packed: InvertedResidualPacked, backend: st
 
 
 def _native_run(
-    x: Tensor, ex_weight: Tensor, dw_weight: Tensor, pw_weight: Tensor, *, backend: str = NATIVE, **options
+    x: Tensor, ex_weight: Tensor, dw_weight: Tensor, pw_weight: Tensor, *, backend: str, **options
 ) -> Tensor:
     return run_inverted_residual(
         x, pack_inverted_residual(ex_weight, dw_weight, pw_weight, x.dtype, **options), backend
@@ -192,11 +192,6 @@ def _fake(
     return nhwc_empty(x, out_channels, conv_out_size("inverted_residual", x.shape[2:], kernel, stride, padding))
 
 
-_TABLE = OpTable(
-    "inverted_residual",
-    *gpu_backends(_native_run),
-    cpu_backend(_native_run),
-    reference_backend(reference.inverted_residual),
-)
+_TABLE = op_table("inverted_residual", _native_run, reference.inverted_residual)
 _ops = backend_ops("inverted_residual")
 register_fake("inverted_residual", _fake)

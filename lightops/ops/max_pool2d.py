@@ -5,11 +5,17 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from lightops import reference
-from lightops.ops._check import check_input, check_pool_padding, is_unbatched, pair, pool_out_size
-from lightops.ops._dispatch import NATIVE, OpTable, cpu_backend, gpu_backends, reference_backend
+from lightops.ops._check import (
+    Pair,
+    check_input,
+    check_not_empty,
+    check_pool_padding,
+    is_unbatched,
+    pair,
+    pool_out_size,
+)
+from lightops.ops._dispatch import NATIVE, op_table
 from lightops.ops._native import backend_ops, nhwc_empty, register_fake, to_nchw, to_nhwc
-
-Pair = tuple[int, int]
 
 
 class MaxPool2dPacked(NamedTuple):
@@ -51,10 +57,7 @@ def max_pool2d(
     stride = kernel if stride is None else pair(op, "stride", stride)
     padding = pair(op, "padding", padding)
     check_pool_padding(op, kernel, padding)
-    if 0 in x.shape[1:]:
-        raise RuntimeError(
-            f"{op}: argument 'x' got shape {list(x.shape)}, wants non-zero sizes for non-batch dimensions"
-        )
+    check_not_empty(op, x)
     pool_out_size(op, x.shape[2:], kernel, stride, padding, ceil_mode, arg="kernel")
     return _TABLE.call(backend, x, kernel, stride, padding, ceil_mode)
 
@@ -71,7 +74,7 @@ def run_max_pool2d(x: Tensor, packed: MaxPool2dPacked, backend: str = NATIVE) ->
     return to_nchw(out) if nchw else out
 
 
-def _native_run(x: Tensor, *geometry: Any, backend: str = NATIVE) -> Tensor:
+def _native_run(x: Tensor, *geometry: Any, backend: str) -> Tensor:
     return run_max_pool2d(x, pack_max_pool2d(*geometry), backend)
 
 
@@ -79,8 +82,6 @@ def _fake(x: Tensor, kernel: list[int], stride: list[int], padding: list[int], c
     return nhwc_empty(x, x.shape[1], pool_out_size("max_pool2d", x.shape[2:], kernel, stride, padding, ceil_mode))
 
 
-_TABLE = OpTable(
-    "max_pool2d", *gpu_backends(_native_run), cpu_backend(_native_run), reference_backend(reference.max_pool2d)
-)
+_TABLE = op_table("max_pool2d", _native_run, reference.max_pool2d)
 _ops = backend_ops("max_pool2d")
 register_fake("max_pool2d", _fake)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lightops import reference
 from lightops.ops._check import (
+    Pair,
     check_act,
     check_bias,
     check_bn,
@@ -18,7 +19,7 @@ from lightops.ops._check import (
     pair,
     pool_out_size,
 )
-from lightops.ops._dispatch import NATIVE, OpTable, cpu_backend, gpu_backends, reference_backend
+from lightops.ops._dispatch import NATIVE, op_table
 from lightops.ops._native import (
     ACT_CODE,
     backend_ops,
@@ -32,8 +33,6 @@ from lightops.ops._native import (
     to_nhwc,
 )
 from lightops.reference import BatchNormParams, MaxPool
-
-Pair = tuple[int, int]
 
 
 class StemPacked(NamedTuple):
@@ -145,7 +144,7 @@ def _as_it_lies(x: Tensor) -> tuple[Tensor, bool]:
 
 
 def _native_run(
-    x: Tensor, weight: Tensor, bias: Tensor | None, bn: BatchNormParams | None, *, backend: str = NATIVE, **options
+    x: Tensor, weight: Tensor, bias: Tensor | None, bn: BatchNormParams | None, *, backend: str, **options
 ) -> Tensor:
     return run_stem(x, pack_stem(weight, bias, bn, x.dtype, **options), backend)
 
@@ -179,7 +178,7 @@ def _fake_out(
     return None
 
 
-_TABLE = OpTable("stem", *gpu_backends(_native_run), cpu_backend(_native_run), reference_backend(reference.stem))
+_TABLE = op_table("stem", _native_run, reference.stem)
 _ops = backend_ops("stem")
 _ops_out = backend_ops("stem_out")
 register_fake("stem", _fake)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightops import reference
 from lightops.ops._check import check_bias, check_bn, check_input, check_weight
-from lightops.ops._dispatch import NATIVE, OpTable, cpu_backend, gpu_backends, reference_backend
+from lightops.ops._dispatch import NATIVE, op_table
 from lightops.ops._native import (
     affine,
     backend_ops,
@@ -91,7 +91,7 @@ def run_transition_out(x: Tensor, packed: TransitionPacked, out: Tensor, backend
     return out
 
 
-def _native_run(x: Tensor, bn: BatchNormParams, weight: Tensor, bias: Tensor | None, backend: str = NATIVE) -> Tensor:
+def _native_run(x: Tensor, bn: BatchNormParams, weight: Tensor, bias: Tensor | None, backend: str) -> Tensor:
     return run_transition(x, pack_transition(bn, weight, bias, x.dtype), backend)
 
 
@@ -103,9 +103,7 @@ def _fake_out(x: Tensor, scale: Tensor, shift: Tensor, w: Tensor, bias: Tensor |
     return None
 
 
-_TABLE = OpTable(
-    "transition", *gpu_backends(_native_run), cpu_backend(_native_run), reference_backend(reference.transition)
-)
+_TABLE = op_table("transition", _native_run, reference.transition)
 _ops = backend_ops("transition")
 _ops_out = backend_ops("transition_out")
 register_fake("transition", _fake)

@@ -72,17 +72,13 @@ def test_fallback_warns_once(call):
         ops.fire(*call.args, **call.kwargs)
 
 
-def test_a_backend_can_be_added():
+def test_an_op_has_every_backend_in_order():
     before = dict(_dispatch.OPS)
     try:
-        table = _dispatch.OpTable("probe", _dispatch.cpu_backend(torch.neg), _dispatch.reference_backend(torch.neg))
-        table.add(
-            _dispatch.Backend(
-                "cuda", lambda x: [] if x.device.type == "cuda" else [f"input is on {x.device}"], torch.neg
-            )
-        )
-        assert [backend.name for backend in table.backends] == ["cuda", "cpu", "reference"]
-        assert ops.explain("probe", torch.ones(1)).reasons == {"cuda": ["input is on cpu"]}
+        table = _dispatch.op_table("probe", lambda x, backend: torch.neg(x), torch.neg)
+        assert tuple(backend.name for backend in table.backends) == _dispatch.ORDER
+        assert ops.explain("probe", torch.ones(1)).reasons["cuda"] == ["input is on cpu, wants cuda"]
+        assert table.call("cpu", torch.ones(1)) == table.call("reference", torch.ones(1)) == -1
     finally:
         _dispatch.OPS.clear()
         _dispatch.OPS.update(before)
