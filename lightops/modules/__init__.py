@@ -4,8 +4,8 @@
 """
 
 from lightops.modules._base import FallbackWarning, FusedModule
-from lightops.modules._chain import Run
 from lightops.modules._reader import Decline, Unit
+from lightops.modules._walk import Run
 from lightops.modules.bn_relu_conv2d import BNReLUConv2d
 from lightops.modules.chain import FusedChain
 from lightops.modules.conv1x1_bn_act import Conv1x1BNAct

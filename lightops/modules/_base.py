@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from lightops.modules._flow import Flow, Pass
+from lightops.modules._piece import Piece
 from lightops.modules._reader import Decline
-from lightops.modules._runner import NothingToTrain, Piece, Runner
+from lightops.modules._runner import NothingToTrain, Runner
 from lightops.ops._native import suggests_channels_last, to_nchw
 
 # What nn.Module.__init__ puts into every instance: shared with the stock module by reference, so that a name, hook,

@@ -60,6 +60,11 @@ class ConvParams(NamedTuple):
     def pointwise(self) -> bool:
         return self.kernel == (1, 1) and self.stride == (1, 1) and self.padding == (0, 0) and self.groups == 1
 
+    def keeps_size(self, kernel: int) -> bool:
+        """A dense, odd, square kernel of stride 1 and 'same' padding."""
+        geometry = (self.kernel, self.stride, self.padding, self.dilation, self.groups)
+        return geometry == ((kernel, kernel), (1, 1), (kernel // 2, kernel // 2), (1, 1), 1)
+
 
 _CONV = ("stride", "padding", "dilation", "groups", "padding_mode", "kernel_size")
 _NORM = ("training", "eps")

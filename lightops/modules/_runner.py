@@ -1,93 +1,23 @@
 """A fused piece of a network at work: read the stock children, check that nothing changed, pack once, run."""
 
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from lightops import _env
+from lightops.modules._backend import backend_when_traced, choose_backend, packed_alike
 from lightops.modules._flow import Flow
 from lightops.modules._guard import Guard
+from lightops.modules._piece import Piece
 from lightops.modules._reader import Decline, Reader
 from lightops.modules._room import make_room
 from lightops.modules._train_reader import TrainReader
-from lightops.ops import OPS
-from lightops.ops._dispatch import GPU
 from lightops.ops.training import TRAINING_DTYPES, training_reason
 
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
 _AUTOCAST_CASTS = (torch.float32, *_LOW_PRECISION)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Piece:
-    """How one op reads its parameters from stock children. Subclasses are frozen dataclasses of paths: no state, cheap
-    to copy and pickle.
-
-    What the forward of the block may depend on besides the op's parameters is fused only while it is as it was:
-
-    neutral: children that do nothing in evaluation (Identity, dropout).
-    acts: `(path, name)` of activation modules whose place in the forward was found by trial.
-    constants: `(path, attribute, value)` of plain attributes of the block (path "") or a child.
-    """
-
-    neutral: tuple[str, ...] = ()
-    acts: tuple[tuple[str, str], ...] = ()
-    constants: tuple[tuple[str, str, Any], ...] = ()
-
-    op: ClassVar[str]
-    dims: ClassVar[int] = 4  # of x
-
-    def read_all(self, reader: Reader) -> Any:
-        """`read`, after checking what is not part of the op's parameters."""
-        for path in self.neutral:
-            reader.inactive(path)
-        for path, act in self.acts:
-            if reader.act(path) != act:
-                raise Decline(f"{path} is no longer {act}")
-        for path, name, value in self.constants:
-            now = reader.attr(reader.module(path) if path else reader.block, name)
-            if now != value and not (name == "training" and reader.any_mode):
-                raise Decline(
-                    f"{f'{path}.{name}' if path else name} is {now!r}, not {value!r} as when the block was proven"
-                )
-        return self.read(reader)
-
-    def read(self, reader: Reader) -> Any:
-        """The op's current parameters; raises Decline where they have no exact fused form."""
-        raise NotImplementedError
-
-    def in_channels(self, params: Any) -> int | None:
-        """The channels x must have; None where any number will do."""
-        raise NotImplementedError
-
-    def uses_x_as_it_is(self, params: Any) -> bool:
-        """Whether stock normalises x or adds it to the result, which autocast does in x's own dtype."""
-        return False
-
-    def arguments(self, params: Any) -> tuple[tuple, dict[str, Any]]:
-        """`params` as the arguments of `lightops.ops.<op>` and of its reference that follow x."""
-        raise NotImplementedError
-
-    def reference(self, x: Tensor, params: Any) -> Tensor:
-        """The op by its specification, for a backend that was asked for by name and for proofs."""
-        raise NotImplementedError
-
-    def pack(self, params: Any, dtype: torch.dtype, winograd: int) -> Any:
-        raise NotImplementedError
-
-    def run(self, x: Tensor, packed: Any, backend: str) -> Tensor:
-        """`backend` is any but the reference, which `packed` was made for."""
-        raise NotImplementedError
-
-    drops: ClassVar[bool] = False  # whether `train` applies the dropout of its neutral children
-
-    def train(self, params: Any, flow: Flow, winograd: int) -> Flow:
-        """The training forward, of params read by a `TrainReader`. Decline where there is none."""
-        raise Decline(f"{self.op} has no training form")
 
 
 class State(NamedTuple):
@@ -212,7 +142,7 @@ class Runner:
             raise Decline("gradients required")
         dtype = _compute_dtype(self.piece, x, guard, params)
         chosen = None if self.choice is None else self.choice.backend
-        backend = _backend_when_traced(self.piece.op, x.device.type, dtype, chosen)
+        backend = backend_when_traced(self.piece.op, x.device.type, dtype, chosen)
         if backend is None:
             raise Decline("no backend for a compiled graph")
         if backend == "reference":
@@ -284,7 +214,7 @@ class Runner:
         if backend == "reference":
             return backend, None
         before, self._before = self._before, None
-        alike = before is not None and before.dtype is dtype and _packed_alike(before.backend, backend)
+        alike = before is not None and before.dtype is dtype and packed_alike(before.backend, backend)
         if alike and before.guard.holds():
             return backend, before.packed
         # Packed weights outlive the call, so they must not become inference tensors.
@@ -360,49 +290,3 @@ def _check_input(piece: Piece, x: Any) -> None:
     _check_dims(piece, x)
     if under_transform():
         raise Decline("inside a trace, a torch.func transform or forward-mode differentiation")
-
-
-def choose_backend(op: str, x: Tensor, args: tuple, kwargs: dict[str, Any], chosen: str | None = None) -> str:
-    """The backend by name: the one that LIGHTOPS_BACKEND asks for, else `chosen` where it serves, else the first that
-    does. The reference is taken only when asked for: in its place the stock forward is as good and never slower.
-    """
-    requested = _env.backend()
-    if _env.disabled():
-        raise Decline("LIGHTOPS_DISABLE is set")
-    with _without_autocast(x):
-        if requested != "auto":
-            return OPS[op].choose(requested, (x, *args), kwargs).name
-        if chosen is not None and chosen in OPS[op].serving((x, *args), kwargs):
-            return chosen
-        backend, passed = OPS[op].decide((x, *args), kwargs)
-    if backend.name == "reference":
-        raise Decline("; ".join(f"{name}: {', '.join(reasons)}" for name, reasons in passed.items()))
-    return backend.name
-
-
-def serving_backends(op: str, x: Tensor, args: tuple, kwargs: dict[str, Any]) -> list[str]:
-    """Every backend that `choose_backend` could be told to take."""
-    requested = _env.backend()
-    if requested != "auto":
-        return [requested]
-    with torch.no_grad(), _without_autocast(x):
-        return OPS[op].serving((x, *args), kwargs)
-
-
-def _without_autocast(x: Tensor) -> AbstractContextManager[Any]:
-    # The dtype was settled by autocast's rule already; a backend is asked about that dtype.
-    return nullcontext() if x.device.type == "meta" else torch.autocast(x.device.type, enabled=False)
-
-
-def _packed_alike(a: str, b: str) -> bool:
-    return a == b or {a, b} <= GPU
-
-
-@torch.compiler.assume_constant_result
-def _backend_when_traced(op: str, device: str, dtype: torch.dtype, chosen: str | None) -> str | None:
-    """`choose_backend` with nothing but the facts that a graph is specialised on anyway; None where it declines."""
-    with torch.no_grad():
-        try:
-            return choose_backend(op, torch.empty((1, 1, 1, 1), dtype=dtype, device=device), (), {}, chosen)
-        except (Decline, RuntimeError):
-            return None

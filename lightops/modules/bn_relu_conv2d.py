@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from lightops import reference
 from lightops.modules._base import Container, FusedModule
 from lightops.modules._flow import Flow
+from lightops.modules._piece import Piece
 from lightops.modules._reader import ConvParams, Decline, Reader, Unit
-from lightops.modules._runner import Piece
 from lightops.ops.bn_relu_conv2d import pack_bn_relu_conv2d, run_bn_relu_conv2d
 from lightops.reference import BatchNormParams
 
@@ -42,7 +42,7 @@ class BNReLUConv2dPiece(Piece):
         return _Params(bn, act, conv)
 
     def in_channels(self, params: _Params) -> int:
-        return params.conv.weight.shape[1]
+        return params.conv.in_channels
 
     def uses_x_as_it_is(self, params: _Params) -> bool:
         return self.norm is not None

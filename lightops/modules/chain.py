@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from lightops.modules._base import Container
-from lightops.modules._chain import Chain, Run, walkable
 from lightops.modules._flow import Flow
 from lightops.modules._guard import is_hooked
 from lightops.modules._reader import Decline, Residual
+from lightops.modules._walk import Chain, Run, walkable
 
 
 class FusedChain(Container, Chain):

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from lightops import reference
 from lightops.modules._base import Container, FusedModule
 from lightops.modules._flow import Flow
+from lightops.modules._piece import Piece
 from lightops.modules._reader import ConvParams, Decline, Reader, Residual, Unit
-from lightops.modules._runner import Piece
 from lightops.ops.conv1x1_bn_act import pack_conv1x1_bn_act, run_conv1x1_bn_act
 
 
@@ -35,7 +35,7 @@ class Conv1x1BNActPiece(Piece):
         return _Params(conv, reader.residual(self.residual))
 
     def in_channels(self, params: _Params) -> int:
-        return params.conv.weight.shape[1]
+        return params.conv.in_channels
 
     def uses_x_as_it_is(self, params: _Params) -> bool:
         return params.residual

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from lightops import reference
 from lightops.modules._base import Container, FusedModule
 from lightops.modules._flow import Flow, check_batch
+from lightops.modules._piece import Piece
 from lightops.modules._reader import ConvParams, Decline, Reader
 from lightops.modules._room import claim_room
-from lightops.modules._runner import Piece
 from lightops.ops import training
 from lightops.ops._native import choose_algo
 from lightops.ops.dense_block import pack_dense_block, run_dense_block, run_dense_block_
@@ -69,7 +69,7 @@ class DenseBlockPiece(Piece):
         if not layers:
             raise Decline("the block has no layers")
         channels = in_channels = layers[0].weight1.shape[1]
-        growth = (layers[0].weight2 if layers[0].weight2 is not None else layers[0].weight1).shape[0]
+        growth = _shape(layers[0])[1]
         shapes = {_shape(layer) for layer in layers}
         if len(shapes) != 1:
             raise Decline(f"layers differ in (bottleneck, growth): {sorted(shapes)}")
@@ -182,8 +182,7 @@ def _normed(reader: Reader, norm: str, act: str | None, fn: str) -> Any:
 
 
 def _weight(conv: ConvParams, path: str, kernel: int) -> Tensor:
-    geometry = (conv.kernel, conv.stride, conv.padding, conv.dilation, conv.groups)
-    if geometry != ((kernel, kernel), (1, 1), (kernel // 2, kernel // 2), (1, 1), 1):
+    if not conv.keeps_size(kernel):
         raise Decline(f"{path} is not a {kernel}x{kernel} convolution of stride 1 and 'same' padding")
     if conv.bias is not None:
         raise Decline(f"{path} has a bias")
@@ -191,6 +190,7 @@ def _weight(conv: ConvParams, path: str, kernel: int) -> Tensor:
 
 
 def _shape(layer: DenseLayerParams) -> tuple[int, int]:
+    """Channels of the bottleneck (0: there is none), and those that the layer appends."""
     if layer.weight2 is None:
         return 0, layer.weight1.shape[0]
     return layer.weight1.shape[0], layer.weight2.shape[0]

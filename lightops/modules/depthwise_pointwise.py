@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from lightops import reference
 from lightops.modules._base import Container, FusedModule
 from lightops.modules._flow import Flow
+from lightops.modules._piece import Piece
 from lightops.modules._reader import ConvParams, Decline, Reader, Residual, Unit
-from lightops.modules._runner import Piece
 from lightops.ops.depthwise_pointwise import pack_depthwise_pointwise, run_depthwise_pointwise
 
 
@@ -39,7 +39,7 @@ class DepthwisePointwisePiece(Piece):
         return _Params(dw, pw, reader.residual(self.residual))
 
     def in_channels(self, params: _Params) -> int:
-        return params.dw.groups
+        return params.dw.in_channels
 
     def uses_x_as_it_is(self, params: _Params) -> bool:
         return params.residual

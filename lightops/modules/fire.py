@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from lightops import reference
 from lightops.modules._base import Container, FusedModule
 from lightops.modules._flow import Flow
+from lightops.modules._piece import Piece
 from lightops.modules._reader import ConvParams, Decline, Reader, Unit
-from lightops.modules._runner import Piece
 from lightops.ops import training
 from lightops.ops._native import choose_algo
 from lightops.ops.conv1x1_bn_act import pack_conv1x1_bn_act, run_conv1x1_bn_act
@@ -49,8 +49,7 @@ class FirePiece(Piece):
             raise Decline("a Fire convolution has BN or an activation other than ReLU")
         if not squeeze.pointwise or not expand1x1.pointwise:
             raise Decline("squeeze or expand1x1 is not a plain 1x1 convolution")
-        geometry = (expand3x3.kernel, expand3x3.stride, expand3x3.padding, expand3x3.dilation, expand3x3.groups)
-        if geometry != ((3, 3), (1, 1), (1, 1), (1, 1), 1):
+        if not expand3x3.keeps_size(3):
             raise Decline(f"{self.expand3x3.conv} is not a 3x3 convolution of stride 1 and padding 1")
         conv = None
         if isinstance(self.bypass, str) and type(reader.module(self.bypass)) is not nn.Identity:
@@ -60,7 +59,7 @@ class FirePiece(Piece):
         return _Params(*convs, bypass=bool(self.bypass), bypass_conv=conv)
 
     def in_channels(self, params: _Params) -> int:
-        return params.squeeze.weight.shape[1]
+        return params.squeeze.in_channels
 
     def uses_x_as_it_is(self, params: _Params) -> bool:
         return params.bypass and params.bypass_conv is None

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from lightops import reference
 from lightops.modules._base import Container, FusedModule
 from lightops.modules._flow import Flow
+from lightops.modules._piece import Piece
 from lightops.modules._reader import Reader
-from lightops.modules._runner import Piece
 from lightops.ops import training
 from lightops.ops.head import pack_head, run_head
 from lightops.reference import BatchNormParams

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from lightops import reference
 from lightops.modules._base import Container, FusedModule
 from lightops.modules._flow import Flow
+from lightops.modules._piece import Piece
 from lightops.modules._reader import ConvParams, Decline, Reader, Residual, Unit
-from lightops.modules._runner import Piece
 from lightops.ops.inverted_residual import pack_inverted_residual, run_inverted_residual
 
 # torchvision's names.
@@ -48,7 +48,7 @@ class InvertedResidualPiece(Piece):
         return _Params(ex, dw, pw, reader.residual(self.residual))
 
     def in_channels(self, params: _Params) -> int:
-        return params.ex.weight.shape[1]
+        return params.ex.in_channels
 
     def uses_x_as_it_is(self, params: _Params) -> bool:
         return params.residual

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from lightops import reference
 from lightops.modules._base import FusedModule
 from lightops.modules._flow import Flow
+from lightops.modules._piece import Piece
 from lightops.modules._reader import Decline, Reader
-from lightops.modules._runner import Piece
 from lightops.ops.head import pack_head, run_classifier
 
 # Where the product is at least as fast as stock's. One core, AVX-512, 14 MB read between two calls, as a

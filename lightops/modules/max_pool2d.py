@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from lightops import reference
 from lightops.modules._base import FusedModule
 from lightops.modules._flow import Flow
+from lightops.modules._piece import Piece
 from lightops.modules._reader import Reader
-from lightops.modules._runner import Piece
 from lightops.ops.max_pool2d import MaxPool2dPacked, pack_max_pool2d, run_max_pool2d
 
 

@@ -5,7 +5,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from lightops.modules._chain import Chain, Run, walkable
+from lightops.modules._walk import Chain, Run, walkable
 
 
 class FusedSequential(Chain, nn.Sequential):

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from lightops import reference
 from lightops.modules._base import Container, FusedModule
 from lightops.modules._flow import Flow
+from lightops.modules._piece import Piece
 from lightops.modules._reader import ConvParams, Decline, Reader, Unit
-from lightops.modules._runner import Piece
 from lightops.ops import training
 from lightops.ops.stem import pack_stem, run_stem, run_stem_out, stem_out_size
 from lightops.reference import MaxPool
@@ -35,7 +35,7 @@ class StemPiece(Piece):
         return _Params(conv, reader.max_pool(self.pool) if self.pool else None)
 
     def in_channels(self, params: _Params) -> int:
-        return params.conv.weight.shape[1]
+        return params.conv.in_channels
 
     def arguments(self, params: _Params) -> tuple[tuple, dict[str, Any]]:
         conv, pool = params

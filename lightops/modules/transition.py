@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from lightops import reference
 from lightops.modules._base import Container, FusedModule
 from lightops.modules._flow import Flow
+from lightops.modules._piece import Piece
 from lightops.modules._reader import ConvParams, Decline, Reader
-from lightops.modules._runner import Piece
 from lightops.ops.transition import pack_transition, run_transition, run_transition_out
 from lightops.reference import BatchNormParams
 
@@ -46,7 +46,7 @@ class TransitionPiece(Piece):
         return _Params(bn, conv, tuple(reader.dropouts))
 
     def in_channels(self, params: _Params) -> int:
-        return params.conv.weight.shape[1]
+        return params.conv.in_channels
 
     def uses_x_as_it_is(self, params: _Params) -> bool:
         return True

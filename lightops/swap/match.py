@@ -20,8 +20,8 @@ from typing import NamedTuple
 from torch import nn
 
 from lightops.modules import Decline, Run, Unit
+from lightops.modules._piece import Piece
 from lightops.modules._reader import Reader, qualified_type
-from lightops.modules._runner import Piece
 from lightops.modules.bn_relu_conv2d import BNReLUConv2dPiece
 from lightops.modules.conv1x1_bn_act import Conv1x1BNActPiece
 from lightops.modules.depthwise_pointwise import DepthwisePointwisePiece

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lightops.modules import FusedModule, FusedSequential
-from lightops.modules._runner import Choice, Runner, State, serving_backends
+from lightops.modules._backend import serving_backends
+from lightops.modules._runner import Choice, Runner, State
 from lightops.ops._triton import tuning
 from lightops.swap.search import Search
 

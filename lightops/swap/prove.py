@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from lightops.modules import Decline
+from lightops.modules._piece import Piece
 from lightops.modules._reader import Reader
-from lightops.modules._runner import Piece
 
 # Odd and even, non-square, one image and two: padding, stride, pooling and batch mix-ups all show.
 _SIZES = ((2, 7, 9), (1, 6, 4))

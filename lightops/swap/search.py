@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from lightops.modules import Decline, DenseBlock, FusedModule, FusedSequential, Linear, Run
+from lightops.modules._backend import choose_backend, serving_backends
+from lightops.modules._piece import Piece
 from lightops.modules._reader import Reader
-from lightops.modules._runner import Piece, choose_backend, serving_backends
 from lightops.modules.dense_block import DenseBlockPiece
 from lightops.modules.linear import LinearPiece
 from lightops.swap.match import FOLLOWERS, Leaf, can_read, find_runs, is_sequential, leaves

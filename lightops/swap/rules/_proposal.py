@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import nn
 
 from lightops.modules import FusedModule
-from lightops.modules._runner import Piece
+from lightops.modules._piece import Piece
 
 
 class Proposal(NamedTuple):

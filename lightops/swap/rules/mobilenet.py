@@ -16,8 +16,8 @@ from lightops.modules import (
     InvertedResidual,
     Stem,
 )
+from lightops.modules._piece import Piece
 from lightops.modules._reader import Reader, Residual, qualified_type
-from lightops.modules._runner import Piece
 from lightops.modules.bn_relu_conv2d import BNReLUConv2dPiece
 from lightops.modules.conv1x1_bn_act import Conv1x1BNActPiece
 from lightops.modules.depthwise_pointwise import DepthwisePointwisePiece

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from lightops.modules import DenseBlock, Fire, FusedModule, LayerPaths, Transition, Unit
+from lightops.modules._piece import Piece
 from lightops.modules._reader import activation_name
-from lightops.modules._runner import Piece
 from lightops.modules.bn_relu_conv2d import BNReLUConv2dPiece
 from lightops.modules.conv1x1_bn_act import Conv1x1BNActPiece
 from lightops.modules.dense_block import DenseBlockPiece

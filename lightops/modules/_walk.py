@@ -1,4 +1,4 @@
-"""A block that applies its children one after the other, some runs of which are computed as one op."""
+"""The walk of a block that applies its children one after the other, some runs of which are computed as one op."""
 
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from lightops.modules._base import FusedModule
 from lightops.modules._flow import Flow, Pass, apply_dropout
 from lightops.modules._guard import is_hooked, is_plain
+from lightops.modules._piece import Piece
 from lightops.modules._program import Leaf, leaf_of, leaves_of, make_program
 from lightops.modules._reader import DROPOUTS, Decline, qualified_type
-from lightops.modules._runner import NothingToTrain, Piece, Runner, State
+from lightops.modules._runner import NothingToTrain, Runner, State
 from lightops.modules.dense_block import DenseBlock, DenseBlockPiece
 from lightops.ops._native import suggests_channels_last, to_nchw
 
