@@ -12,8 +12,9 @@ from pathlib import Path
 
 import click
 
+from lightops.bench.files import load
 from lightops.bench.machine import busy, summary
-from lightops.bench.report import Report, load
+from lightops.bench.report import Report
 from lightops.bench.tables import LABELLED_COLUMNS, groups, matrix, number, saved_matrix, trains
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lightops.bench.machine import busy, summary
 from lightops.bench.report import Labelled, Report
-from lightops.bench.tables import LABELLED_COLUMNS, columns, groups, matrix, saved_matrix, trains
+from lightops.bench.tables import ANSWER_COLUMNS, LABELLED_COLUMNS, columns, groups, matrix, saved_matrix, trains
 
 _STYLE = """
 body { font: 14px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; color: #222 }
@@ -51,18 +51,8 @@ def write_html(report: Report, path: Path, plot: Path | None) -> Path:
 
 
 def _answers(entry: Labelled) -> str:
-    cells = [
-        [
-            a.photo,
-            a.label or "-",
-            f"{a.stock} {a.stock_p:.3f}",
-            f"{a.swapped} {a.swapped_p:.3f}",
-            "yes" if a.same else "NO",
-        ]
-        for a in entry.answers
-    ]
-    header = ["photo", "label", "stock says", "swapped says", "same"]
-    return f"<h3>{escape(entry.network)} on photographs</h3>" + _table(header, cells)
+    cells = [[show(answer) for show in ANSWER_COLUMNS.values()] for answer in entry.answers]
+    return f"<h3>{escape(entry.network)} on photographs</h3>" + _table(list(ANSWER_COLUMNS), cells)
 
 
 def _table(header: list[str], lines: list[list[str]], classes: list[str] | None = None) -> str:

@@ -1,9 +1,7 @@
-"""Rows of results and the files they go to: CSV, JSON, plot and one-page summary."""
+"""What a run found out: rows of results, answers, and what they were measured under."""
 
-import csv
 import json
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -99,42 +97,3 @@ def add_ratios(rows: list[Row]) -> None:
     for row in timed:
         others = [other.median_ms for other in timed if other is not row]
         row.ratio = min(others) / row.median_ms if others else None
-
-
-def load(folder: Path) -> Report:
-    """Reads a report folder's `bench.json` back."""
-    data = json.loads((folder / "bench.json").read_text())
-    labelled = [
-        Labelled(**(entry | {"answers": [Answer(**a) for a in entry["answers"]]})) for entry in data["labelled"]
-    ]
-    known = {f.name for f in fields(Report)} - {"rows", "labelled"}
-    rest = {name: value for name, value in data.items() if name in known}
-    return Report(rows=[Row(**row) for row in data["rows"]], labelled=labelled, **rest)
-
-
-def write(report: Report, folder: Path) -> list[Path]:
-    """Writes `bench.json`, `bench.csv`, `bench.png` (with matplotlib) and `index.html`; returns the paths."""
-    from lightops.bench.html import write_html
-    from lightops.bench.plots import plot_medians
-
-    folder.mkdir(parents=True, exist_ok=True)
-    written = [folder / "bench.json", folder / "bench.csv"]
-    written[0].write_text(report.as_json())
-    _write_csv(report, written[1])
-    plot = plot_medians(report, folder / "bench.png")
-    if plot is None:
-        report.notes.append("no plot: matplotlib is not installed")
-    else:
-        written.append(plot)
-    written.append(write_html(report, folder / "index.html", plot))
-    return written
-
-
-def _write_csv(report: Report, path: Path) -> None:
-    state = report.conditions
-    constant = {"date": state["date"], "device": state["device"], "lightops": state["lightops"], "isa": state["isa"]}
-    constant |= {"torch": state["versions"].get("torch", ""), "dtype": report.settings["dtype"]}
-    with path.open("w", newline="") as out:
-        writer = csv.DictWriter(out, [*constant, *(f.name for f in fields(Row))])
-        writer.writeheader()
-        writer.writerows(constant | asdict(row) for row in report.rows)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from lightops.bench.report import Labelled, Report, Row
+from lightops.bench.report import Answer, Labelled, Report, Row
 
 
 def number(value: float | None, form: str) -> str:
@@ -67,6 +67,15 @@ LABELLED_COLUMNS: dict[str, Callable[[Labelled], str]] = {
     "same class": lambda e: number(e.agreement, ".2%"),
     "error, stock": lambda e: number(e.error_stock, ".1e"),
     "error, swapped": lambda e: number(e.error_swapped, ".1e"),
+}
+
+
+ANSWER_COLUMNS: dict[str, Callable[[Answer], str]] = {
+    "picture": lambda a: a.photo,
+    "label": lambda a: a.label or "-",
+    "stock says": lambda a: f"{a.stock} {a.stock_p:.3f}",
+    "swapped says": lambda a: f"{a.swapped} {a.swapped_p:.3f}",
+    "same": lambda a: "yes" if a.same else "NO",
 }
 
 

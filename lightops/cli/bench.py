@@ -7,10 +7,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from lightops.bench import machine, training
+from lightops.bench.files import write
 from lightops.bench.job import CONTESTANTS, DTYPES, Listener, Options, default_folder, run
-from lightops.bench.report import Labelled, Report, Row, write
+from lightops.bench.report import Labelled, Report, Row
 from lightops.bench.subjects import DEFAULT_NETWORKS, Subject, UnknownNetwork, factory
-from lightops.bench.tables import LABELLED_COLUMNS, columns, groups, matrix, saved_matrix, trains
+from lightops.bench.tables import ANSWER_COLUMNS, LABELLED_COLUMNS, columns, groups, matrix, saved_matrix, trains
 from lightops.cli._console import Integers, console, cores, device_or_usage_error, table
 
 _NAMES = list(dict.fromkeys(c.name for c in (*CONTESTANTS, *training.CONTESTANTS)))
@@ -135,17 +136,7 @@ def _finish(report: Report, screen: Console, paths: list[Path]) -> None:
 def _show_answers(screen: Console, entry: Labelled) -> None:
     if not entry.answers:
         return
-    lines = [
-        [
-            a.photo,
-            a.label or "-",
-            f"{a.stock} {a.stock_p:.3f}",
-            f"{a.swapped} {a.swapped_p:.3f}",
-            "yes" if a.same else "NO",
-        ]
-        for a in entry.answers
-    ]
-    header = ["picture", "label", "stock says", "swapped says", "same"]
+    lines = [[show(answer) for show in ANSWER_COLUMNS.values()] for answer in entry.answers]
     shown = "" if len(lines) == entry.pictures else f", the first {len(lines)} of {entry.pictures}"
-    screen.print(table(f"{entry.network} on {entry.data}{shown}", header, lines))
+    screen.print(table(f"{entry.network} on {entry.data}{shown}", list(ANSWER_COLUMNS), lines))
     screen.print()

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 import lightops.swap
 from lightops.bench import contestants, job, memory, photos, subjects, training
 from lightops.bench.contestants import Task, Unavailable
-from lightops.bench.report import load, write
+from lightops.bench.files import load, write
 from lightops.cli import main
 from lightops.modules import FallbackWarning
 

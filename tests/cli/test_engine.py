@@ -10,7 +10,8 @@ from torch import nn
 
 from lightops.bench import contestants, engines, export, job, machine, memory, runner, subjects, verify
 from lightops.bench.contestants import Task, Unavailable
-from lightops.bench.report import Row, add_ratios, load, write
+from lightops.bench.files import load, write
+from lightops.bench.report import Row, add_ratios
 
 
 class Clock:
