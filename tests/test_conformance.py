@@ -29,6 +29,13 @@ SIBLINGS = {
     "test": "tests/ops/test_{op}.py",
     "micro-benchmark": "benchmarks/bench_{op}.py",
 }
+# An op that is not in the exceptions has all of these: a module may change from one backend to the other.
+GPU_SIBLINGS = {
+    "CUDA kernel": "csrc/cuda/{op}.cu",
+    "CUDA binding": "csrc/torch/cuda/{op}.cpp",
+    "Triton kernel": "lightops/kernels/triton/{op}.py",
+}
+NOT_ON_GPU: dict[str, str] = {}  # op: why
 OPS = sorted(header.stem for header in HEADERS.glob("*.h") if header.stem not in NOT_AN_OP)
 # The training ops, one folder further down at every level.
 TRAINING = HEADERS / "training"
@@ -44,6 +51,14 @@ TRAINING_SIBLINGS = {
     "reference": "lightops/reference/training/{op}.py",
     "public function": "lightops/ops/training/{op}.py",
     "test": "tests/ops/training/test_{op}.py",
+    "micro-benchmark": "benchmarks/bench_training_{op}.py",
+}
+TRAINING_GPU_SIBLINGS = {
+    "CUDA kernel": "csrc/cuda/training/{op}.cu",
+    "CUDA binding": "csrc/torch/cuda/training/{op}.cpp",
+}
+NOT_TRAINED_ON_GPU = {
+    "stem": "keeps a byte a value for SqueezeNet on the CPU; elsewhere the stem is a chain of the others"
 }
 # File and operator, where the operator's name is not free: inference has a dense block, a Fire and a stem too.
 TRAINING_OPS = {
@@ -76,6 +91,21 @@ def test_there_are_ops():
 @pytest.mark.parametrize("level", SIBLINGS)
 def test_sibling_exists(level, op):
     text_of(level, op)
+
+
+@pytest.mark.parametrize(
+    ("op", "pattern"),
+    [(op, pattern) for op in OPS if op not in NOT_ON_GPU for pattern in GPU_SIBLINGS.values()]
+    + [
+        (header.stem, pattern)
+        for header in sorted(TRAINING.glob("*.h"))
+        if header.stem not in {*NOT_A_TRAINING_OP, *NOT_TRAINED_ON_GPU}
+        for pattern in TRAINING_GPU_SIBLINGS.values()
+    ],
+)
+def test_gpu_sibling_exists(op, pattern):
+    path = ROOT / pattern.format(op=op)
+    assert path.is_file(), f"{op}: wanted {path.relative_to(ROOT)}, or a reason here why there is none"
 
 
 @pytest.mark.parametrize("op", OPS)
