@@ -183,7 +183,7 @@ def public() -> None:
                 setattr(module, name, getattr(_native, name))
         handle = "dense_block_" if op == "dense_block_" else op
         module._ops["cpu"] = getattr(torch.ops.lightops, handle).default
-        got = module._native_run(*args, **kwargs)
+        got = module._native_run(*args, backend="cpu", **kwargs)
         kwargs.pop("winograd", None)
         want = getattr(reference, op)(*args, **kwargs)
         assert faults() == []
