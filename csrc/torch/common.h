@@ -31,6 +31,12 @@ inline std::string shape_of(const Tensor& t) {
   return s + "]";
 }
 
+inline Ints sizes_of(const Tensor& t) {
+  Ints sizes;
+  for (int64_t i = 0; i < t.dim(); ++i) sizes.push_back(t.size(i));
+  return sizes;
+}
+
 inline DType dtype_of(const char* op, const char* name, const Tensor& t) {
   switch (t.scalar_type()) {
     case ScalarType::Float: return DType::f32;
@@ -186,11 +192,21 @@ inline void check_fits(const char* op, const Window& w, const Nhwc& x) {
 // mapping 77 MB by pages of 4 KiB takes 13.4 ms against 3.8 ms (the kernel's own writes need 1.5 ms).
 Tensor on_huge_pages(Tensor t);
 
+inline Tensor new_tensor(const Ints& size, ScalarType type) {
+  return torch::stable::empty({size.data(), size.size()}, type);
+}
+
 inline Tensor new_image(int64_t n, int64_t c, int64_t h, int64_t w, ScalarType type) {
   const int64_t size[4] = {n, c, h, w};
   return on_huge_pages(torch::stable::empty({size, 4}, type, std::nullopt, std::nullopt, std::nullopt,
                                             torch::headeronly::MemoryFormat::ChannelsLast));
 }
+
+// An output that is not wanted is an empty tensor, which kernels know as null.
+inline void* data_or_null(const Tensor& t) { return t.numel() > 0 ? t.data_ptr() : nullptr; }
+
+// What an element of a pass over memory is worth in multiply-adds, for the number of threads.
+constexpr int64_t kWorkPerElement = 8;
 
 // The caller's pool of threads (torch's own), cut to what `multiply_adds` are worth.
 Parallel parallel_for_work(int64_t multiply_adds);

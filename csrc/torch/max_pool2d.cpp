@@ -4,12 +4,6 @@
 
 namespace lightops {
 namespace binding {
-namespace {
-
-// A pool waits for memory, not for arithmetic: an element read costs about what this many multiply-adds do.
-constexpr int64_t kWorkPerElement = 8;
-
-}  // namespace
 
 Tensor max_pool2d(Tensor x, Ints kernel, Ints stride, Ints padding, bool ceil_mode) {
   const char* op = "max_pool2d";

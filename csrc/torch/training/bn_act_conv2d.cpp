@@ -38,10 +38,8 @@ std::tuple<Tensor, Tensor, Tensor> bn_act_conv2d(Tensor x, OptionalTensor mean, 
   Tensor mean_y = new_vector(stats ? outputs : 0, compute_type(p.type));
   Tensor var_y = new_vector(stats ? outputs : 0, compute_type(p.type));
   if (y.numel() == 0) return {y, mean_y, var_y};
-  if (stats) {
-    p.mean = mean_y.data_ptr();
-    p.var = var_y.data_ptr();
-  }
+  p.mean = data_or_null(mean_y);
+  p.var = data_or_null(var_y);
   p.y = image_of(op, "y", y);
   p.parallel = parallel_for_work(g.work);
   p.workspace = workspace(bn_act_conv2d_workspace(p));
@@ -74,24 +72,20 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> bn_act_conv2d_backward(Tensor
   p.groups = groups;
   p.pool = pool;
   STD_TORCH_CHECK(needs.size() == 4, "lightops::", op, ": 'needs' must hold 4 flags: x, gamma and beta, weight, bias");
-  const bool vectors = needs[1] && p.norm.mean;
+  const int64_t vectors = needs[1] && p.norm.mean ? p.x.c : 0;
   Tensor dx = needs[0] ? new_image(p.x.n, p.x.c, p.x.h, p.x.w, x.scalar_type()) : new_vector(0, x.scalar_type());
-  Tensor dgamma = new_vector(vectors ? p.x.c : 0, compute_type(p.type));
-  Tensor dbeta = new_vector(vectors ? p.x.c : 0, compute_type(p.type));
-  const int64_t size[4] = {outputs, weight.size(1), weight.size(2), weight.size(3)};
-  Tensor dweight = needs[2] ? torch::stable::empty({size, 4}, x.scalar_type()) : new_vector(0, x.scalar_type());
+  Tensor dgamma = new_vector(vectors, compute_type(p.type)), dbeta = new_vector(vectors, compute_type(p.type));
+  Tensor dweight = new_tensor(needs[2] ? sizes_of(weight) : Ints{0}, x.scalar_type());
   Tensor dbias = new_vector(needs[3] ? outputs : 0, x.scalar_type());
   if (dy.numel() == 0) {
     for (Tensor* t : {&dx, &dgamma, &dbeta, &dweight, &dbias}) torch::stable::zero_(*t);
     return {dx, dgamma, dbeta, dweight, dbias};
   }
   if (needs[0]) p.dx = image_of(op, "dx", dx);
-  if (vectors) {
-    p.dgamma = dgamma.data_ptr();
-    p.dbeta = dbeta.data_ptr();
-  }
-  if (needs[2]) p.dweight = dweight.data_ptr();
-  if (needs[3]) p.dbias = dbias.data_ptr();
+  p.dgamma = data_or_null(dgamma);
+  p.dbeta = data_or_null(dbeta);
+  p.dweight = data_or_null(dweight);
+  p.dbias = data_or_null(dbias);
   p.parallel = parallel_for_work(2 * g.work);
   p.workspace = workspace(bn_act_conv2d_backward_workspace(p));
   const Status status = bn_act_conv2d_backward_cpu(p);

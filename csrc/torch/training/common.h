@@ -40,8 +40,14 @@ inline void check_type(const char* op, const char* name, const Tensor& t, const 
                   int(t.scalar_type()), "; want that of 'x', ", int(x.scalar_type()));
 }
 
-// What an element of a pass over memory is worth in multiply-adds, for the number of threads.
-constexpr int64_t kWorkPerElement = 8;
+// The algorithm of the 3x3 convolutions of a block in training, which has no larger tile than 2.
+inline Algo train_algo(const char* op, int64_t code) {
+  Window three;
+  three.kernel[0] = three.kernel[1] = 3;
+  const Algo algo = algo_of(op, code, three);
+  STD_TORCH_CHECK(algo != Algo::winograd4, "lightops::", op, ": 'algo' is 4; want 0 (direct) or 2 (Winograd tile)");
+  return algo;
+}
 
 // A convolution's weight [O, I, kh, kw] in the compute type. A sixteen-bit one is converted; `keep` holds the copy.
 inline TrainWeight weight_of(const char* op, const char* name, const Tensor& w, ScalarType type,
@@ -57,10 +63,7 @@ inline TrainWeight weight_of(const char* op, const char* name, const Tensor& w, 
   return v;
 }
 
-inline Tensor new_vector(int64_t elements, ScalarType type) {
-  const int64_t size[1] = {elements};
-  return torch::stable::empty({size, 1}, type);
-}
+inline Tensor new_vector(int64_t elements, ScalarType type) { return new_tensor({elements}, type); }
 
 // The second half of a backward op whose gradients are those of x, gamma and beta: allocates them, fills `p` and runs the kernel.
 // `passes` are how often the kernel reads or writes an element of x.
@@ -72,8 +75,8 @@ std::tuple<Tensor, Tensor, Tensor> norm_gradients(const char* op, const Tensor& 
   Tensor dgamma = new_vector(vectors, compute_type(p.type)), dbeta = new_vector(vectors, compute_type(p.type));
   if (x.numel() == 0) return {dx, torch::stable::zero_(dgamma), torch::stable::zero_(dbeta)};
   p.dx = image_of(op, "dx", dx);
-  p.dgamma = vectors ? dgamma.data_ptr() : nullptr;
-  p.dbeta = vectors ? dbeta.data_ptr() : nullptr;
+  p.dgamma = data_or_null(dgamma);
+  p.dbeta = data_or_null(dbeta);
   p.parallel = parallel_for_work(passes * x.numel() * kWorkPerElement);
   p.workspace = workspace(bytes(p));
   kernel(p);

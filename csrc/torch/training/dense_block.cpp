@@ -12,7 +12,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dense_block_train(
   DenseBlockTrainParams p;
   p.x = image_of(op, "x", x);
   p.type = dtype_of(op, "x", x);
-  p.algo = dense_algo(op, algo);
+  p.algo = train_algo(op, algo);
   p.in_channels = p.x.c;
   p.growth = growth;
   p.bottleneck = bottleneck;

@@ -84,12 +84,31 @@ void dense_layers(const Check& check, const DenseLists& lists, DenseBlockTrainPa
   p->layer = out->data();
 }
 
-inline Algo dense_algo(const char* op, int64_t code) {
-  Window three;
-  three.kernel[0] = three.kernel[1] = 3;
-  const Algo algo = algo_of(op, code, three);
-  STD_TORCH_CHECK(algo != Algo::winograd4, "lightops::", op, ": 'algo' is 4; want 0 (direct) or 2 (Winograd tile)");
-  return algo;
+// The gradients of the parameters: make(parameter) of those that are wanted, make(nullptr), an empty tensor, of others.
+template <class Make>
+std::vector<Tensor> dense_gradients(const OptionalTensors& params, const std::vector<bool>& needs, const Make& make) {
+  std::vector<Tensor> grads;
+  for (size_t i = 0; i < params.size(); ++i) {
+    const bool wanted = needs[i + 1] && params[i].has_value() && params[i]->numel() > 0;
+    grads.push_back(make(wanted ? &*params[i] : nullptr));
+  }
+  return grads;
+}
+
+// Where a kernel writes them: layer by layer, `each` tensors a layer.
+inline std::vector<DenseTrainGradient> dense_places(const std::vector<Tensor>& grads, size_t each) {
+  std::vector<DenseTrainGradient> places(grads.size() / each);
+  for (size_t l = 0; l < places.size(); ++l) {
+    const Tensor* const g = &grads[each * l];
+    places[l].gamma1 = data_or_null(g[0]);
+    places[l].beta1 = data_or_null(g[1]);
+    places[l].weight2 = data_or_null(g[each - 1]);
+    if (each == 3) continue;  // without bottleneck
+    places[l].weight1 = data_or_null(g[2]);
+    places[l].gamma2 = data_or_null(g[3]);
+    places[l].beta2 = data_or_null(g[4]);
+  }
+  return places;
 }
 
 // The checks on the CPU; `keep` holds converted weights.

@@ -10,21 +10,6 @@ void* take(const char* op, const char* name, const Tensor& t, DType type, int64_
   return const_cast<void*>(data_of(op, name, t, type, elements));
 }
 
-// The gradients of one layer's parameters in the compute type, an empty tensor where none is wanted.
-void new_gradients(const OptionalTensors& params, const std::vector<bool>& needs, ScalarType compute,
-                   std::vector<Tensor>* out) {
-  for (size_t i = 0; i < params.size(); ++i) {
-    const bool wanted = needs[i + 1] && params[i].has_value() && params[i]->numel() > 0;
-    if (!wanted) {
-      out->push_back(new_vector(0, compute));
-      continue;
-    }
-    std::vector<int64_t> size;
-    for (int64_t d = 0; d < params[i]->dim(); ++d) size.push_back(params[i]->size(d));
-    out->push_back(torch::stable::empty({size.data(), size.size()}, compute));
-  }
-}
-
 }  // namespace
 
 std::tuple<Tensor, std::vector<Tensor>> dense_block_train_backward(
@@ -38,9 +23,10 @@ std::tuple<Tensor, std::vector<Tensor>> dense_block_train_backward(
   const ScalarType compute = compute_type(p.type), scalar = buffer.scalar_type();
   f.buffer = image_of(op, "buffer", buffer);
   const Nhwc& b = f.buffer;
-  f.algo = dense_algo(op, algo);
+  f.algo = train_algo(op, algo);
   STD_TORCH_CHECK(b.pixel == b.c && b.image == b.h * b.w * b.c, "lightops::", op, ": 'buffer' must be dense");
-  const size_t each = bottleneck > 0 ? 6 : 3;
+  const DenseLists lists{params, eps, frozen, masks};
+  const size_t each = lists.each(bottleneck);
   const int64_t layers = int64_t(params.size() / each);
   STD_TORCH_CHECK(growth > 0 && b.c > layers * growth, "lightops::", op, ": 'buffer' has ", b.c,
                   " channels; want more than ", layers, " x ", growth);
@@ -62,7 +48,7 @@ std::tuple<Tensor, std::vector<Tensor>> dense_block_train_backward(
   }
   std::vector<DenseTrainLayer> steps;
   std::vector<Tensor> keep;
-  dense_layers(DenseCheck{op, p.type, scalar, &keep}, {params, eps, frozen, masks}, &f, &steps);
+  dense_layers(DenseCheck{op, p.type, scalar, &keep}, lists, &f, &steps);
   check_type(op, "dbuffer", dbuffer, buffer);
   check_size(op, "dbuffer", dbuffer, {b.n, b.c, b.h, b.w});
   p.dbuffer = image_of(op, "dbuffer", dbuffer);
@@ -74,25 +60,13 @@ std::tuple<Tensor, std::vector<Tensor>> dense_block_train_backward(
   }
 
   Tensor dx = needs[0] ? new_image(b.n, f.in_channels, b.h, b.w, scalar) : new_vector(0, scalar);
-  std::vector<Tensor> grads;
-  new_gradients(params, needs, compute, &grads);
+  std::vector<Tensor> grads = dense_gradients(
+      params, needs, [&](const Tensor* param) { return new_tensor(param ? sizes_of(*param) : Ints{0}, compute); });
   if (buffer.numel() == 0) {
     for (Tensor& g : grads) torch::stable::zero_(g);
   } else {
-    std::vector<DenseTrainGradient> layer(params.size() / each);
-    const auto place = [&](size_t i) { return grads[i].numel() > 0 ? grads[i].data_ptr() : nullptr; };
-    for (size_t l = 0; l < size_t(layers); ++l) {
-      DenseTrainGradient& g = layer[l];
-      g.gamma1 = place(each * l);
-      g.beta1 = place(each * l + 1);
-      g.weight2 = place(each * l + each - 1);
-      if (bottleneck > 0) {
-        g.weight1 = place(each * l + 2);
-        g.gamma2 = place(each * l + 3);
-        g.beta2 = place(each * l + 4);
-      }
-    }
-    p.gradients = layer.data();
+    const std::vector<DenseTrainGradient> places = dense_places(grads, each);
+    p.gradients = places.data();
     Tensor gradient = on_huge_pages(new_vector(b.n * b.h * b.w * b.c, compute));
     Tensor dmiddle = on_huge_pages(new_vector(b.n * b.h * b.w * bottleneck, compute));
     p.gradient = gradient.data_ptr();

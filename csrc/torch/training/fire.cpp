@@ -1,20 +1,10 @@
-#include "lightops/training/fire.h"
+#include "fire.h"
 
 #include <tuple>
-
-#include "fire.h"
 
 namespace lightops {
 namespace binding {
 namespace {
-
-Algo fire_algo(const char* op, int64_t code) {
-  Window three;
-  three.kernel[0] = three.kernel[1] = 3;
-  const Algo algo = algo_of(op, code, three);
-  STD_TORCH_CHECK(algo != Algo::winograd4, "lightops::", op, ": 'algo' is 4; want 0 (direct) or 2 (Winograd tile)");
-  return algo;
-}
 
 // A bias in the compute type, or null.
 const void* bias_of(const char* op, const char* name, const OptionalTensor& b, const Tensor& x, int64_t channels,
@@ -40,7 +30,7 @@ Tensor fire_train(Tensor x, Tensor ws, OptionalTensor bs, Tensor w1, OptionalTen
   std::vector<Tensor> keep;
   p.x = image_of(op, "x", x);
   p.type = dtype_of(op, "x", x);
-  p.algo = fire_algo(op, algo);
+  p.algo = train_algo(op, algo);
   check_fire_weights(op, ws, w1, w3);
   const int64_t squeeze = ws.size(0), expand3 = w3.size(0);
   p.expand1 = w1.size(0);
@@ -71,7 +61,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> fire_train_ba
   p.x = image_of(op, "x", x);
   p.type = dtype_of(op, "x", x);
   const ScalarType scalar = x.scalar_type(), compute = compute_type(p.type);
-  p.algo = fire_algo(op, algo);
+  p.algo = train_algo(op, algo);
   check_fire_weights(op, ws, w1, w3);
   const int64_t channels = ws.size(0), expand3 = w3.size(0);
   p.expand1 = w1.size(0);
@@ -89,30 +79,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> fire_train_ba
   STD_TORCH_CHECK(needs.size() == 7, "lightops::", op, ": 'needs' must hold 7 flags: x, ws, bs, w1, b1, w3, b3");
 
   Tensor dx = needs[0] ? new_image(p.x.n, p.x.c, p.x.h, p.x.w, scalar) : new_vector(0, scalar);
-  const Tensor* weights[6] = {&ws, nullptr, &w1, nullptr, &w3, nullptr};
-  const int64_t biases[6] = {0, channels, 0, p.expand1, 0, expand3};
-  std::vector<Tensor> grads;
-  for (int i = 0; i < 6; ++i) {
-    if (!needs[size_t(i) + 1]) {
-      grads.push_back(new_vector(0, compute));
-    } else if (!weights[i]) {
-      grads.push_back(new_vector(biases[i], compute));
-    } else {
-      const int64_t size[4] = {weights[i]->size(0), weights[i]->size(1), weights[i]->size(2), weights[i]->size(3)};
-      grads.push_back(torch::stable::empty({size, 4}, compute));
-    }
-  }
+  std::vector<Tensor> grads =
+      fire_gradients(ws, w1, w3, needs, [&](const Ints& size) { return new_tensor(size, compute); });
   if (dout.numel() == 0) {
     for (Tensor& g : grads) torch::stable::zero_(g);
   } else {
-    void** places[6] = {&p.dws, &p.dbs, &p.dw1, &p.db1, &p.dw3, &p.db3};
-    for (size_t i = 0; i < 6; ++i)
-      if (needs[i + 1]) *places[i] = grads[i].data_ptr();
+    place_gradients(grads, &p);
     const bool through = needs[0] || needs[1] || needs[2];
     const int64_t narrow = p.x.n * p.x.h * p.x.w * channels;
     Tensor squeeze = new_vector(narrow, compute), dsqueeze = new_vector(through ? narrow : 0, compute);
     p.squeeze = squeeze.data_ptr();
-    if (through) p.dsqueeze = dsqueeze.data_ptr();
+    p.dsqueeze = data_or_null(dsqueeze);
     if (needs[0]) p.dx = image_of(op, "dx", dx);
     p.parallel = parallel_for_work(2 * work_of(p, channels));
     p.workspace = workspace(fire_train_backward_workspace(p));

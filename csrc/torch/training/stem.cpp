@@ -100,13 +100,12 @@ std::tuple<Tensor, Tensor, Tensor> stem_train_backward(Tensor dout, Tensor x, Te
   STD_TORCH_CHECK(needs.size() == 3 && !needs[0], "lightops::", op,
                   ": 'needs' must hold 3 flags: x (which has no kernel), weight, bias");
   p.places = static_cast<const uint8_t*>(places.data_ptr());
-  const int64_t size[4] = {weight.size(0), weight.size(1), weight.size(2), weight.size(3)};
   Tensor dx = new_vector(0, x.scalar_type());
-  Tensor dweight = needs[1] ? torch::stable::empty({size, 4}, x.scalar_type()) : new_vector(0, x.scalar_type());
-  Tensor dbias = new_vector(needs[2] ? size[0] : 0, x.scalar_type());
+  Tensor dweight = new_tensor(needs[1] ? sizes_of(weight) : Ints{0}, x.scalar_type());
+  Tensor dbias = new_vector(needs[2] ? weight.size(0) : 0, x.scalar_type());
   if (dout.numel() == 0) return {dx, torch::stable::zero_(dweight), torch::stable::zero_(dbias)};
-  if (needs[1]) p.dweight = dweight.data_ptr();
-  if (needs[2]) p.dbias = dbias.data_ptr();
+  p.dweight = data_or_null(dweight);
+  p.dbias = data_or_null(dbias);
   p.parallel = parallel_for_work(p.x.n * g.h * g.w * weight.numel());
   p.workspace = workspace(stem_train_backward_workspace(p));
   stem_train_backward_cpu(p);
@@ -116,14 +115,11 @@ std::tuple<Tensor, Tensor, Tensor> stem_train_backward(Tensor dout, Tensor x, Te
 STABLE_TORCH_LIBRARY_FRAGMENT(lightops, m) {
   m.def(
       "stem_train(Tensor x, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, int act, int[2] pool_kernel, "
-      "int[2] "
-      "pool_stride, int[2] pool_padding, bool ceil_mode) -> (Tensor out, Tensor places)");
+      "int[2] pool_stride, int[2] pool_padding, bool ceil_mode) -> (Tensor out, Tensor places)");
   m.def(
-      "stem_train_backward(Tensor dout, Tensor x, Tensor out, Tensor places, Tensor weight, int[2] stride, int[2] "
-      "padding, int "
-      "act, int[2] pool_kernel, int[2] pool_stride, int[2] pool_padding, bool[] needs) -> (Tensor dx, Tensor dweight, "
-      "Tensor "
-      "dbias)");
+      "stem_train_backward(Tensor dout, Tensor x, Tensor out, Tensor places, Tensor weight, int[2] stride, "
+      "int[2] padding, int act, int[2] pool_kernel, int[2] pool_stride, int[2] pool_padding, bool[] needs) -> "
+      "(Tensor dx, Tensor dweight, Tensor dbias)");
 }
 STABLE_TORCH_LIBRARY_IMPL(lightops, CPU, m) {
   m.impl("stem_train", TORCH_BOX(&stem_train));

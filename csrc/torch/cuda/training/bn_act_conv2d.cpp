@@ -35,10 +35,8 @@ std::tuple<Tensor, Tensor, Tensor> bn_act_conv2d(Tensor x, OptionalTensor mean, 
                   " has no statistics");
   Tensor mean_y = new_vector(call, stats ? outputs : 0), var_y = new_vector(call, stats ? outputs : 0);
   if (y.numel() == 0) return {y, mean_y, var_y};
-  if (stats) {
-    p.mean = mean_y.data_ptr();
-    p.var = var_y.data_ptr();
-  }
+  p.mean = data_or_null(mean_y);
+  p.var = data_or_null(var_y);
   p.y = call.image("y", y);
   call.run(p, cuda::bn_act_conv2d_cuda_workspace, cuda::bn_act_conv2d_cuda);
   return {y, mean_y, var_y};
@@ -66,24 +64,20 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> bn_act_conv2d_backward(Tensor
   p.pool = pool;
   STD_TORCH_CHECK(needs.size() == 4, "lightops::", call.op,
                   ": 'needs' must hold 4 flags: x, gamma and beta, weight, bias");
-  const bool vectors = needs[1] && p.norm.mean;
-  const ScalarType type = x.scalar_type();
-  Tensor dx = needs[0] ? call.new_image(p.x.n, p.x.c, p.x.h, p.x.w) : call.new_tensor({0}, type);
-  Tensor dgamma = new_vector(call, vectors ? p.x.c : 0), dbeta = new_vector(call, vectors ? p.x.c : 0);
-  Tensor dweight = needs[2] ? call.new_tensor({outputs, weight.size(1), weight.size(2), weight.size(3)}, type)
-                            : call.new_tensor({0}, type);
-  Tensor dbias = call.new_tensor({needs[3] ? outputs : 0}, type);
+  const int64_t vectors = needs[1] && p.norm.mean ? p.x.c : 0;
+  Tensor dx = needs[0] ? call.new_image(p.x.n, p.x.c, p.x.h, p.x.w) : call.new_tensor({0}, call.scalar());
+  Tensor dgamma = new_vector(call, vectors), dbeta = new_vector(call, vectors);
+  Tensor dweight = call.new_tensor(needs[2] ? sizes_of(weight) : Ints{0}, call.scalar());
+  Tensor dbias = call.new_tensor({needs[3] ? outputs : 0}, call.scalar());
   if (dy.numel() == 0) {
     for (Tensor* t : {&dx, &dgamma, &dbeta, &dweight, &dbias}) torch::stable::zero_(*t);
     return {dx, dgamma, dbeta, dweight, dbias};
   }
   if (needs[0]) p.dx = call.image("dx", dx);
-  if (vectors) {
-    p.dgamma = dgamma.data_ptr();
-    p.dbeta = dbeta.data_ptr();
-  }
-  if (needs[2]) p.dweight = dweight.data_ptr();
-  if (needs[3]) p.dbias = dbias.data_ptr();
+  p.dgamma = data_or_null(dgamma);
+  p.dbeta = data_or_null(dbeta);
+  p.dweight = data_or_null(dweight);
+  p.dbias = data_or_null(dbias);
   call.run(p, cuda::bn_act_conv2d_backward_cuda_workspace, cuda::bn_act_conv2d_backward_cuda);
   return {dx, dgamma, dbeta, dweight, dbias};
 }

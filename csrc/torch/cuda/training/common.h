@@ -21,8 +21,8 @@ inline TrainWeight weight_of(const Call& call, const char* name, const Tensor& t
   return {t.data_ptr(), {t.stride(0), t.stride(1), t.stride(2), t.stride(3)}};
 }
 
-// Not wanted: an empty tensor.
-inline void* data_or_null(const Tensor& t) { return t.numel() > 0 ? t.data_ptr() : nullptr; }
+using binding::data_or_null;
+using binding::sizes_of;
 
 // Sums and statistics.
 inline Tensor new_vector(const Call& call, int64_t elements) { return call.new_tensor({elements}, ScalarType::Float); }
@@ -38,8 +38,8 @@ std::tuple<Tensor, Tensor, Tensor> norm_gradients(const Call& call, Params& p,
   Tensor dgamma = new_vector(call, vectors), dbeta = new_vector(call, vectors);
   if (dx.numel() == 0) return {dx, torch::stable::zero_(dgamma), torch::stable::zero_(dbeta)};
   p.dx = call.image("dx", dx);
-  p.dgamma = vectors ? dgamma.data_ptr() : nullptr;
-  p.dbeta = vectors ? dbeta.data_ptr() : nullptr;
+  p.dgamma = data_or_null(dgamma);
+  p.dbeta = data_or_null(dbeta);
   call.run(p, workspace, launch);
   return {dx, dgamma, dbeta};
 }

@@ -11,7 +11,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dense_block_train(
   DenseBlockTrainParams p;
   p.x = call.image("x", x);
   p.type = call.type;
-  p.algo = binding::dense_algo(call.op, algo);
+  p.algo = binding::train_algo(call.op, algo);
   p.in_channels = p.x.c;
   p.growth = growth;
   p.bottleneck = bottleneck;

@@ -6,18 +6,6 @@ namespace {
 
 bool dense(const Nhwc& t) { return t.pixel == t.c && (t.n <= 1 || t.image == t.h * t.w * t.c); }
 
-// Gradients of the parameters, those of weights of their own type; an empty tensor where none is wanted.
-std::vector<Tensor> new_gradients(const Call& call, const OptionalTensors& params, const std::vector<bool>& needs) {
-  std::vector<Tensor> out;
-  for (size_t i = 0; i < params.size(); ++i) {
-    const bool wanted = needs[i + 1] && params[i].has_value() && params[i]->numel() > 0;
-    std::vector<int64_t> size;
-    for (int64_t d = 0; wanted && d < params[i]->dim(); ++d) size.push_back(params[i]->size(d));
-    out.push_back(wanted ? call.new_tensor(size, params[i]->scalar_type()) : new_vector(call, 0));
-  }
-  return out;
-}
-
 std::tuple<Tensor, std::vector<Tensor>> dense_block_train_backward(
     Tensor dbuffer, Tensor buffer, Tensor middle, Tensor mean, Tensor var, Tensor middle_mean, Tensor middle_var,
     OptionalTensors params, std::vector<double> eps, OptionalTensors frozen, OptionalTensors masks, int64_t growth,
@@ -28,7 +16,7 @@ std::tuple<Tensor, std::vector<Tensor>> dense_block_train_backward(
   p.type = f.type = call.type;
   f.buffer = call.image("buffer", buffer);
   const Nhwc b = f.buffer;
-  f.algo = binding::dense_algo(call.op, algo);
+  f.algo = binding::train_algo(call.op, algo);
   STD_TORCH_CHECK(dense(b), "lightops::", call.op, ": 'buffer' must be dense");
   const DenseLists lists{params, eps, frozen, masks};
   const size_t each = lists.each(bottleneck);
@@ -57,22 +45,14 @@ std::tuple<Tensor, std::vector<Tensor>> dense_block_train_backward(
   p.dbuffer = call.image("dbuffer", dbuffer, {b.n, b.c, b.h, b.w});
 
   Tensor dx = needs[0] ? call.new_image(b.n, f.in_channels, b.h, b.w) : call.new_tensor({0}, call.scalar());
-  std::vector<Tensor> grads = new_gradients(call, params, needs);
+  std::vector<Tensor> grads = binding::dense_gradients(params, needs, [&](const Tensor* param) {
+    return param ? call.new_tensor(sizes_of(*param), param->scalar_type()) : new_vector(call, 0);
+  });
   if (buffer.numel() == 0) {
     for (Tensor& g : grads) torch::stable::zero_(g);
     return {dx, grads};
   }
-  std::vector<DenseTrainGradient> places(static_cast<size_t>(layers));
-  for (size_t l = 0; l < places.size(); ++l) {
-    const Tensor* const g = &grads[each * l];
-    places[l].gamma1 = data_or_null(g[0]);
-    places[l].beta1 = data_or_null(g[1]);
-    places[l].weight2 = data_or_null(g[each - 1]);
-    if (bottleneck == 0) continue;
-    places[l].weight1 = data_or_null(g[2]);
-    places[l].gamma2 = data_or_null(g[3]);
-    places[l].beta2 = data_or_null(g[4]);
-  }
+  const std::vector<DenseTrainGradient> places = binding::dense_places(grads, each);
   p.gradients = places.data();
   const int64_t pixels = b.n * b.h * b.w;
   Tensor gradient = call.new_tensor({pixels * b.c}, call.scalar()),

@@ -63,19 +63,12 @@ Tensors7 fire_train_backward(Tensor dout, Tensor x, Tensor out, Tensor ws, Optio
   STD_TORCH_CHECK(needs.size() == 7, "lightops::", call.op, ": 'needs' must hold 7 flags: x, ws, bs, w1, b1, w3, b3");
 
   Tensor dx = needs[0] ? call.new_image(p.x.n, p.x.c, p.x.h, p.x.w) : call.new_tensor({0}, call.scalar());
-  std::vector<Tensor> grads;
-  const Tensor* weights[3] = {&ws, &w1, &w3};
-  for (size_t i = 0; i < 6; ++i) {
-    const Tensor& w = *weights[i / 2];
-    std::vector<int64_t> size{w.size(0)};
-    if (i % 2 == 0) size.insert(size.end(), {w.size(1), w.size(2), w.size(3)});
-    grads.push_back(call.new_tensor(needs[i + 1] ? size : std::vector<int64_t>{0}, call.scalar()));
-  }
+  std::vector<Tensor> grads = binding::fire_gradients(
+      ws, w1, w3, needs, [&](const Ints& size) { return call.new_tensor(size, call.scalar()); });
   if (dout.numel() == 0) {
     for (Tensor& g : grads) torch::stable::zero_(g);
   } else {
-    void** const places[6] = {&p.dws, &p.dbs, &p.dw1, &p.db1, &p.dw3, &p.db3};
-    for (size_t i = 0; i < 6; ++i) *places[i] = data_or_null(grads[i]);
+    binding::place_gradients(grads, &p);
     const bool through = needs[0] || needs[1] || needs[2];
     const int64_t narrow = p.x.n * p.x.h * p.x.w * p.squeeze_channels;
     Tensor squeeze = call.new_tensor({narrow}, call.scalar()),
