@@ -31,17 +31,18 @@ LIGHTOPS_DEVICE TilePlace place_tile(const Tile& t, int index) {
   return {rest / t.tiles_y, rest % t.tiles_y * t.tile_h, column * t.tile_w};
 }
 
-// Row of the halo tile that output pixel r of the tile reads for tap (0, 0); pixels past the tile repeat the first.
-LIGHTOPS_DEVICE int halo_slot(const Tile& t, const Geometry& g, int r) {
+// Where output pixel r of the tile reads the halo for tap (0, 0), as a place (number.cuh); pixels past the tile repeat the first.
+LIGHTOPS_DEVICE int halo_place(const Tile& t, const Geometry& g, int r) {
   if (r >= t.tile_h * t.tile_w) return 0;
-  const int row = divided(r, t.by_tile_w);
-  return row * g.stride_h * t.pitch + r - row * t.tile_w;
+  const int line = divided(r, t.by_tile_w), x = r - line * t.tile_w;
+  return row_place(line * g.stride_h * t.pitch + x, line * g.stride_h * t.key_pitch + x);
 }
 
-// How many rows further tap (ky, kx) reads.
-LIGHTOPS_DEVICE int tap_slot(const Tile& t, const Geometry& g, int tap) {
+// How much further tap (ky, kx) reads.
+LIGHTOPS_DEVICE int tap_place(const Tile& t, const Geometry& g, int tap) {
   const int down = tap / g.kernel_w * g.dilation_h, right = tap % g.kernel_w * g.dilation_w;
-  return down * t.pitch + right % g.stride_w * t.sub_pitch + right / g.stride_w;
+  const int x = right % g.stride_w * t.sub_pitch + right / g.stride_w;
+  return row_place(down * t.pitch + x, down * t.key_pitch + x);
 }
 
 // A 16-byte chunk of channels [channel, channel + kChunkElements) of one pixel, element by element where the view is not
@@ -111,7 +112,7 @@ struct Affine {
 struct Tables {
   int* pixel;   // of every output row: y * width + x, -1 past the tile or the map
   float* bias;  // of every column of the block
-  int* tap;     // rows a tap is further
+  int* tap;     // of every tap: how much further it reads, as a place
 
   LIGHTOPS_DEVICE Tables(unsigned char* shared, int m, int n)
       : pixel(reinterpret_cast<int*>(shared)),
@@ -126,7 +127,7 @@ struct Tables {
     }
   }
   LIGHTOPS_DEVICE void fill_taps(const Tile& t, const Geometry& g, int threads) const {
-    for (int i = thread_index(); i < g.kernel_h * g.kernel_w; i += threads) store_shared(tap + i, tap_slot(t, g, i));
+    for (int i = thread_index(); i < g.kernel_h * g.kernel_w; i += threads) store_shared(tap + i, tap_place(t, g, i));
   }
   LIGHTOPS_DEVICE void fill_bias(const float* from, int column, int columns, int n, int threads) const {
     for (int i = thread_index(); i < n; i += threads)

@@ -27,6 +27,9 @@ struct Geometry { int kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dila
 struct Tile {
   int tile_h, tile_w, tiles_y, tiles_x;
   int halo_h, halo_w, sub_pitch, pitch, slots;
+  // Pixel (y, x) has y * key_pitch + its place in the line as the key of its swizzle. pitch: the row's number. tile_w: what one tap
+  // reads for eight neighbouring outputs has eight keys also where they wrap to the tile's next line.
+  int key_pitch;
   int by_tile_w, by_pitch, by_sub_pitch;  // reciprocal() of each
 };
 

@@ -97,7 +97,7 @@ LIGHTOPS_DEVICE void accumulate(const ConvArgs& a, Loader& loader, unsigned char
 #pragma unroll
   for (int i = 0; i < Warp::kLaneRows; ++i) {
     const int r = Block::warp_row() + Warp::lane_row(thread_index() % 32, i);
-    rows[i] = Loader::kManyTaps ? halo_slot(a.tile, a.geometry, r) : r < a.tile.slots ? r : 0;
+    rows[i] = Loader::kManyTaps ? halo_place(a.tile, a.geometry, r) : r < a.tile.slots ? row_place(r) : 0;
   }
 
   const Weights<Block> weights(a.weight, a.row_elements, column, a.out.channels);

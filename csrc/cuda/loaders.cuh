@@ -203,6 +203,8 @@ struct PooledLoader {
 // A few input channels (the stem): the reduction runs over (tap, channel) flattened, so that no lanes are wasted on padding. The
 // input under the tile's windows is copied to shared memory once, zeros for padding, and the rows of A are put together there.
 // The copy is made of lines: rows of pixels, or rows of each plane; in 16-byte chunks where lines of the input start and end at such.
+// A warp puts together one chunk of 32 neighbouring rows at a time: their windows are a stride apart, so that the lanes meet different
+// banks (eight chunks of four rows, as the other loaders go, met twice as many), and which taps it reads is the same for all lanes.
 template <class Math, int kThreads, int kMaxRows>
 struct GatherLoader {
   static constexpr int kElements = kChunkElements<Math>;
@@ -212,7 +214,15 @@ struct GatherLoader {
   const ConvArgs& args;
   const int* offsets;  // of every k: elements from a row's first, -1 past the reduction
   const Store* patch;  // [line][gather_pitch]
-  int base[kMaxRows];  // element of the row's first tap
+  static constexpr int kWarps = kThreads / 32;
+  static_assert(kWarps % kRowChunks == 0 || kRowChunks % kWarps == 0, "warps share out the chunks of the rows evenly");
+  static constexpr int kChunksEach = kWarps < kRowChunks ? kRowChunks / kWarps : 1, kRowsEach = kMaxRows / kChunksEach;
+  int base[kRowsEach];  // element of the row's first tap
+
+  static LIGHTOPS_DEVICE int row_of(int i) {
+    return thread_index() % 32 +
+           (thread_index() / 32 / kRowChunks + i * (kWarps < kRowChunks ? 1 : kWarps / kRowChunks)) * 32;
+  }
 
   LIGHTOPS_DEVICE GatherLoader(const ConvArgs& a, TilePlace place, unsigned char* extra)
       : args(a), offsets(reinterpret_cast<int*>(extra)) {
@@ -233,13 +243,14 @@ struct GatherLoader {
     };
     const int lines = planar ? t.halo_h * channels : t.halo_h;
     if (a.x.vector) {
-      const int chunks = pitch / kElements;
+      const int chunks =
+          (t.halo_w * inner + 2 * (kElements - 1)) / kElements;  // a line may start anywhere in its first
       for (int i = thread_index(); i < lines * chunks; i += kThreads) {
-        const int line = i / chunks, e = first - phase + (i - line * chunks) * kElements;
+        const int line = i / chunks, at = (i - line * chunks) * kElements, e = first - phase + at;
         bool on;
         const Store* const from = line_of(line, &on);
         on = on && e >= 0 && e < line_elements;
-        cp_async16(copy + i * kElements, from + (on ? e : 0), on);
+        cp_async16(copy + line * pitch + at, from + (on ? e : 0), on);
       }
       cp_async_commit();
     } else {
@@ -259,12 +270,14 @@ struct GatherLoader {
       store_shared(reinterpret_cast<int*>(extra) + table_place<Math>(k),
                    real ? ky * g.dilation_h * pitch + kx * g.dilation_w * inner + c * plane : -1);
     }
+    const int columns = (t.halo_w - (g.kernel_w - 1) * g.dilation_w - 1) / g.stride_w + 1;
 #pragma unroll
-    for (int i = 0; i < kMaxRows; ++i) {
-      const int r = thread_index() / kRowChunks + i * (kThreads / kRowChunks);
-      const int row = divided(r, t.by_tile_w);
-      base[i] =
-          phase + (r < t.tile_h * t.tile_w ? row * g.stride_h * pitch + (r - row * t.tile_w) * g.stride_w * inner : 0);
+    for (int i = 0; i < kRowsEach; ++i) {
+      const int r = row_of(i), row = divided(r, t.by_tile_w), x = r - row * t.tile_w;
+      // Columns that no pool needs repeat the last.
+      base[i] = phase + (r < t.tile_h * t.tile_w
+                             ? row * g.stride_h * pitch + (x < columns ? x : columns - 1) * g.stride_w * inner
+                             : 0);
     }
     cp_async_wait<0>();
     sync_threads();
@@ -275,26 +288,29 @@ struct GatherLoader {
   LIGHTOPS_DEVICE void issue(int chunk, unsigned char* stage) {
     // Past the last step nothing is read.
     constexpr int kStepChunks = kStepBytes / kChunkBytes;
-    if (chunk * kRowChunks + thread_index() % kRowChunks >= args.steps * kStepChunks) return;
-    const int k0 = chunk * kRowElements<Math> + thread_index() % kRowChunks * kElements;
-    int offset[kElements];
-    bool whole = true;
+    const int left = args.steps * kStepChunks - chunk * kRowChunks;
 #pragma unroll
-    for (int e = 0; e < kElements; e += 4) {
-      const Vec16 raw = load_shared<Vec16>(offsets + table_place<Math>(k0 + e));
+    for (int part = thread_index() / 32 % kRowChunks; part < kRowChunks; part += kWarps) {
+      if (part >= left) return;
+      int offset[kElements];
+      bool whole = true;
 #pragma unroll
-      for (int i = 0; i < 4; ++i) offset[e + i] = static_cast<int>(raw.w[i]), whole = whole && offset[e + i] >= 0;
+      for (int e = 0; e < kElements; e += 4) {
+        const int k = chunk * kRowElements<Math> + part * kElements + e;
+        const Vec16 raw = load_shared<Vec16>(offsets + table_place<Math>(k));
+#pragma unroll
+        for (int i = 0; i < 4; ++i) offset[e + i] = static_cast<int>(raw.w[i]), whole = whole && offset[e + i] >= 0;
+      }
+      if (whole) gather<false>(offset, stage, part);
+      else gather<true>(offset, stage, part);
     }
-    unsigned char* const to = stage + tile_offset(thread_index() / kRowChunks, thread_index() % kRowChunks);
-    if (whole) gather<false>(offset, to);
-    else gather<true>(offset, to);
   }
 
   // kTail: some of the chunk lie past the reduction and are zero.
   template <bool kTail>
-  LIGHTOPS_DEVICE void gather(const int (&offset)[kElements], unsigned char* to) {
+  LIGHTOPS_DEVICE void gather(const int (&offset)[kElements], unsigned char* stage, int part) {
 #pragma unroll
-    for (int i = 0; i < kMaxRows; ++i) {
+    for (int i = 0; i < kRowsEach; ++i) {
       Vec16 row{};
 #pragma unroll
       for (int e = 0; e < kElements; ++e) {
@@ -303,7 +319,7 @@ struct GatherLoader {
         if constexpr (sizeof(Store) == 4) row.w[e] = off ? 0u : float_to_bits(value);
         else row.w[e / 2] |= off ? 0u : static_cast<uint32_t>(value) << (e % 2 * 16);
       }
-      store_shared(to + i * (kThreads / kRowChunks) * kRowBytes, row);
+      store_shared(stage + tile_offset(row_of(i), part), row);
     }
   }
 

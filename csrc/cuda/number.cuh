@@ -172,6 +172,13 @@ struct Activation {
 
 // Shared tiles hold `rows` rows of 128 bytes. Chunk c of row r lies at chunk c ^ (r % 8), so that the eight rows an
 // ldmatrix phase (or a 128-bit store phase) touches fall into eight different groups of four banks.
+// A halo may have another key than the row's number (Tile::key_pitch): a place is a row's offset with its key below it. Places add
+// up as rows do, since the sum of two keys does not reach the offset.
+constexpr LIGHTOPS_DEVICE int row_place(int row, int key) { return row * kRowBytes + (key & 7); }
+LIGHTOPS_DEVICE int row_place(int row) { return row_place(row, row); }
+LIGHTOPS_DEVICE int place_offset(int place, int chunk) {
+  return (place & ~(kRowBytes - 1)) + (((chunk ^ place) & 7) << 4);
+}
 LIGHTOPS_DEVICE int tile_offset(int row, int chunk) { return row * kRowBytes + ((chunk ^ (row & 7)) << 4); }
 
 }  // namespace lightops::cuda

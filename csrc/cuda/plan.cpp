@@ -18,7 +18,7 @@ using lightops::ceil_div;
 Tile flat_tile(int m, int64_t pixels) {
   Tile t{};
   t.tile_h = 1;
-  t.tile_w = t.halo_w = t.sub_pitch = t.pitch = t.slots = m;
+  t.tile_w = t.halo_w = t.sub_pitch = t.pitch = t.key_pitch = t.slots = m;
   t.halo_h = 1;
   t.tiles_y = 1;
   t.tiles_x = static_cast<int>(ceil_div(pixels, m));
@@ -41,8 +41,24 @@ void place_pixels(Tile& t, int th, int tw, int m, const Geometry& g) {
   t.slots = m;
   t.halo_h = (th - 1) * g.stride_h + (g.kernel_h - 1) * g.dilation_h + 1;
   t.halo_w = (tw - 1) * g.stride_w + (g.kernel_w - 1) * g.dilation_w + 1;
-  t.sub_pitch = t.pitch = t.halo_w;
+  t.sub_pitch = t.pitch = t.key_pitch = t.halo_w;
   set_reciprocals(t);
+}
+
+// Elements from line to line of the copy that a gathered tile reads, `least` at least: those at which the 32 neighbouring rows that a
+// warp puts together meet the fewest words of one bank.
+int copy_pitch(int least, const Tile& t, const Geometry& g, int inner, int element_bytes) {
+  const int step = kChunkBytes / element_bytes;
+  int best = least, fewest = 33;
+  for (int pitch = least; pitch < least + 8 * step; pitch += step) {
+    int words[32] = {}, worst = 0;
+    for (int r = 0; r < std::min(32, t.tile_h * t.tile_w); ++r) {
+      const int at = r / t.tile_w * g.stride_h * pitch + r % t.tile_w * g.stride_w * inner;
+      worst = std::max(worst, ++words[at * element_bytes / 4 % 32]);
+    }
+    if (worst < fewest) fewest = worst, best = pitch;
+  }
+  return best;
 }
 
 // `extra` bytes of shared memory are the loader's.
@@ -60,7 +76,7 @@ void plan_tiles(ConvPlan& plan, const ConvProblem& p, const Device& device, int 
       const int fixed = pipeline_bytes(size, 0, groups, tap_group),
                 a_slot = pipeline_bytes(size, 1, groups, tap_group) - fixed;
       const TileLimits limits{
-          size.m, std::min(size.max_slots(), (device.shared_limit - tables - extra - fixed) / a_slot), true};
+          size.m, std::min(size.max_slots(), (device.shared_limit - tables - extra - fixed) / a_slot), Lines::padded};
       return choose_tile(limits, a.geometry, a.out.height, a.out.width, &a.tile);
     };
     if (!(whole_row && choose(a.geometry.kernel_w)) && !choose(1)) {
@@ -83,6 +99,12 @@ void plan_tiles(ConvPlan& plan, const ConvProblem& p, const Device& device, int 
       plan.refusal = "one pool window is larger than the tile";
       return;
     }
+    // 7x7 pools of 3x3 at stride 2 need 15 columns. With 16 the 32 rows that a warp gathers are two lines, which copy_pitch keeps apart.
+    const int wide = static_cast<int>(round_up(a.tile.tile_w, 16));
+    if (a.tile.tile_h * wide <= size.m) {
+      a.tile.tile_w = wide;
+      set_reciprocals(a.tile);
+    }
     a.tile.tiles_y = static_cast<int>(ceil_div(a.out.height, a.pooled_h));
     a.tile.tiles_x = static_cast<int>(ceil_div(a.out.width, a.pooled_w));
   } else if (plan.load == Load::gathered || plan.load == Load::pooled) {
@@ -97,8 +119,8 @@ void plan_tiles(ConvPlan& plan, const ConvProblem& p, const Device& device, int 
   if (plan.load == Load::gathered) {
     // A line may start anywhere in its first chunk.
     const int inner = p.planar ? 1 : a.x.channels, elements = kChunkBytes / p.element_bytes;
-    a.gather_pitch =
-        static_cast<int>(ceil_div(a.tile.halo_w * inner + (a.x.vector ? elements - 1 : 0), elements)) * elements;
+    const int64_t least = round_up(a.tile.halo_w * inner + (a.x.vector ? elements - 1 : 0), elements);
+    a.gather_pitch = copy_pitch(static_cast<int>(least), a.tile, a.geometry, inner, p.element_bytes);
     const int64_t patch = INT64_C(1) * a.tile.halo_h * (p.planar ? a.x.channels : 1) * a.gather_pitch * p.element_bytes;
     if (patch > device.shared_limit) {
       plan.refusal = "the input under a tile of windows does not fit shared memory";
@@ -262,11 +284,11 @@ StationaryPlan plan_stationary(const ConvProblem& p, const Device& device) {
                     a.chunks * taps * kStationaryN * kRowBytes;
   const int slots = std::min((device.shared_limit - fixed) / (kStationaryStages * kRowBytes),
                              kStationaryRows * kStationaryThreads / kRowChunks);
-  if (slots <= 0 || !choose_tile({kStationaryM, slots, true}, a.geometry, a.out.height, a.out.width, &a.tile))
+  if (slots <= 0 || !choose_tile({kStationaryM, slots, Lines::padded}, a.geometry, a.out.height, a.out.width, &a.tile))
     return plan;
   s.tile_images = 1;
   if (a.tile.tiles_y == 1 && a.tile.tiles_x == 1) {
-    a.tile = halo_tile(a.out.height, a.out.width, a.geometry, true);
+    a.tile = halo_tile(a.out.height, a.out.width, a.geometry, Lines::padded);
     a.tile.tiles_y = a.tile.tiles_x = 1;
     s.tile_images =
         std::max(1, std::min({kStationaryM / (a.out.height * a.out.width), slots / a.tile.slots, a.images}));

@@ -26,13 +26,16 @@ View view_of(const Nhwc& tensor, int element_bytes);
 Geometry geometry_of(const Window& window);
 int element_bytes(DType type);  // 0: not a type the kernels have
 
-// Limits of a block: output pixels it multiplies, halo rows it can hold. `pad_rows` allows unused rows between the halo's lines.
+// What keeps eight neighbouring outputs in different banks where they wrap to the tile's next line: unused rows between the halo's
+// lines, where copies know no key but the row's number; or keys of their own (Tile::key_pitch, stride 1), where a product fills the halo.
+enum class Lines : int { as_they_are, padded, keyed };
+// Limits of a block: output pixels it multiplies, halo rows it can hold.
 struct TileLimits {
   int pixels, slots;
-  bool pad_rows;
+  Lines lines;
 };
 // A th x tw tile and its halo in shared-memory rows.
-Tile halo_tile(int th, int tw, const Geometry& geometry, bool pad_rows);
+Tile halo_tile(int th, int tw, const Geometry& geometry, Lines lines);
 // The tile with the least work for the map; false when not even one pixel fits.
 bool choose_tile(const TileLimits& limits, const Geometry& geometry, int out_h, int out_w, Tile* chosen);
 

@@ -22,7 +22,7 @@ bool try_pair(PairPlan& plan, PairShape shape, const PairProblem& p, const Devic
     const int rows = a.chunks * s.m * kRowBytes, left = device.shared_limit - tables - rows;
     const int slots =
         std::min(left / (2 * kRowBytes) - taps, depthwise_halo_rows(s.threads()) * s.threads() / kRowChunks);
-    if (!choose_tile({s.m, slots, true}, a.first.geometry, out_h, out_w, &a.tile)) return false;
+    if (!choose_tile({s.m, slots, Lines::padded}, a.first.geometry, out_h, out_w, &a.tile)) return false;
     // As many stages as the ring and the staged output leave room for anyway, two at least.
     const int stage = (a.tile.slots + taps) * kRowBytes;
     a.first_stages = std::clamp(std::min((ring + staged) / stage, a.chunks), 2, 4);
@@ -31,7 +31,7 @@ bool try_pair(PairPlan& plan, PairShape shape, const PairProblem& p, const Devic
     a.first.tile = a.tile;
     plan.shared = tables + rows + scratch;
   } else {
-    if (!choose_tile({s.m, s.m, false}, a.geometry, out_h, out_w, &a.tile)) return false;
+    if (!choose_tile({s.m, s.m, Lines::keyed}, a.geometry, out_h, out_w, &a.tile)) return false;
     Tile& rows = a.first.tile;
     rows = a.tile;
     rows.tile_h = rows.halo_h = a.tile.halo_h;

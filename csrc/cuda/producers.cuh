@@ -37,8 +37,8 @@ struct DepthwiseProducer {
   }
 
   // Channels `pair` and pair + 1 of a 16-byte chunk of a row.
-  static LIGHTOPS_DEVICE void read_pair(const unsigned char* stage, int row, int chunk, int pair, float (&v)[2]) {
-    typename PairOf<Math>::Type raw = load_shared<typename PairOf<Math>::Type>(stage + tile_offset(row, chunk) +
+  static LIGHTOPS_DEVICE void read_pair(const unsigned char* stage, int place, int chunk, int pair, float (&v)[2]) {
+    typename PairOf<Math>::Type raw = load_shared<typename PairOf<Math>::Type>(stage + place_offset(place, chunk) +
                                                                                pair * static_cast<int>(sizeof(Store)));
     unpack<Math>(raw, v);
   }
@@ -55,12 +55,12 @@ struct DepthwiseProducer {
 
   // One output pixel, two channels, tap by tap.
   static LIGHTOPS_DEVICE void sum_pair(const ConvArgs& f, const unsigned char* stage, int taps, const int* shifts,
-                                       int slot, int chunk, int pair, float (&v)[2]) {
+                                       int place, int chunk, int pair, float (&v)[2]) {
 #pragma unroll 1
     for (int tap = 0; tap < taps; ++tap) {
       float x[2], w[2];
-      read_pair(stage, slot + load_shared<int>(shifts + tap), chunk, pair, x);
-      read_pair(stage, f.tile.slots + tap, chunk, pair, w);
+      read_pair(stage, place + load_shared<int>(shifts + tap), chunk, pair, x);
+      read_pair(stage, row_place(f.tile.slots + tap), chunk, pair, w);
       v[0] += x[0] * w[0];
       v[1] += x[1] * w[1];
     }
@@ -76,7 +76,7 @@ struct DepthwiseProducer {
     bias_pair(f, first_channel + pair, bias);
     for (int r = thread_index() / kPairs; r < Block::kM; r += Block::kThreads / kPairs) {
       float v[2] = {bias[0], bias[1]};
-      sum_pair(f, stage, taps, shifts, halo_slot(f.tile, f.geometry, r), chunk, in_chunk, v);
+      sum_pair(f, stage, taps, shifts, halo_place(f.tile, f.geometry, r), chunk, in_chunk, v);
       write_pair(out, r, chunk, in_chunk, v, act);
     }
   }
@@ -112,12 +112,12 @@ struct DepthwiseProducer {
     bias_pair(f, first_channel + chunk * kElements + pair, bias);
 #pragma unroll 1
     for (int r = warp / wide * 16; r < Block::kM; r += kWarps / wide * 16) {
-      const int slot = halo_slot(f.tile, f.geometry, r + lane % 16);
+      const int place = halo_place(f.tile, f.geometry, r + lane % 16);
       float sum[4] = {bias[0], bias[1], bias[0], bias[1]};
 #pragma unroll
       for (int p = 0; p < kPairs; ++p) {
         uint32_t a[4];
-        ldmatrix_x4(a, stage + tile_offset(slot + shift[p], chunk));
+        ldmatrix_x4(a, stage + place_offset(place + shift[p], chunk));
         Math::mma(sum, a, weight[p]);
       }
       const float all = (sum[0] + sum[1]) + (sum[2] + sum[3]);
@@ -128,7 +128,7 @@ struct DepthwiseProducer {
         float v[2] = {sum[half * 2], sum[half * 2 + 1]};
         if (again) {
           v[0] = bias[0], v[1] = bias[1];
-          sum_pair(f, stage, kTaps, shifts, halo_slot(f.tile, f.geometry, row), chunk, pair, v);
+          sum_pair(f, stage, kTaps, shifts, halo_place(f.tile, f.geometry, row), chunk, pair, v);
         }
         write_pair(out, row, chunk, pair, v, act);
       }
@@ -208,7 +208,8 @@ struct SqueezeProducer {
           float v[2] = {first + bias[0], second + bias[1]};
           typename PairOf<Math>::Type raw{};
           if (inside) act.pack(v, raw);
-          store_shared(tile + tile_offset(r, in_row / kChunkBytes) + in_row % kChunkBytes, raw);
+          const int key = r + divided(r, f.tile.by_pitch) * (a.tile.key_pitch - a.tile.pitch);
+          store_shared(tile + place_offset(row_place(r, key), in_row / kChunkBytes) + in_row % kChunkBytes, raw);
         });
       });
     }

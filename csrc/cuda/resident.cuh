@@ -79,7 +79,7 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(Block::kThreads, Producer::kBlocks)
 #pragma unroll
   for (int i = 0; i < Warp::kLaneRows; ++i) {
     const int r = Block::warp_row() + Warp::lane_row(thread_index() % 32, i);
-    rows[i] = Producer::kRowsArePixels ? r : halo_slot(a.tile, a.geometry, r);
+    rows[i] = Producer::kRowsArePixels ? row_place(r) : halo_place(a.tile, a.geometry, r);
   }
   int stage = 0;
   for (int unit = first_unit; unit < last_unit; ++unit) {

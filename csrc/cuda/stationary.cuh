@@ -97,7 +97,8 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kStationaryThreads, 1) stationary_kernel(
   for (int i = 0; i < Warp::kLaneRows; ++i) {
     const int r = warp_row + Warp::lane_row(lane, i);
     const int image = r / image_pixels, rest = r - image * image_pixels;
-    rows[i] = image < s.tile_images ? image * s.image_slots + rest / t.tile_w * t.pitch + rest % t.tile_w : 0;
+    rows[i] =
+        image < s.tile_images ? row_place(image * s.image_slots + rest / t.tile_w * t.pitch + rest % t.tile_w) : 0;
   }
   const typename S::Places places(s);
 

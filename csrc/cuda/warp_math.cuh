@@ -31,7 +31,7 @@ struct WarpMath {
     return Math::kTensorCore ? i * 16 + lane % 16 : i * 8 + lane / 4;
   }
 
-  // sum += A[rows, steps * 32 bytes] * B[first_column + 0..kN, the same]^T, kSteps of them at most (one shared row has 4), from step
+  // `rows` are places (row_place). sum += A[rows, steps * 32 bytes] * B[first_column + 0..kN, the same]^T, kSteps of them at most (one shared row has 4), from step
   // `first` on. A and B are whole rows of shared memory, and the swizzle moves chunks within a row, so that the address of step s is
   // that of step 0 with two bits turned over: one instruction for each fragment.
   template <int kSteps = kRowBytes / kStepBytes>
@@ -43,7 +43,7 @@ struct WarpMath {
     if constexpr (Math::kTensorCore) {
 #pragma unroll
       for (int m = 0; m < kTilesM; ++m)
-        at_a[m] = (static_cast<int>(a - base) + tile_offset(rows[m], lane / 16)) ^ first * kStepBytes;
+        at_a[m] = (static_cast<int>(a - base) + place_offset(rows[m], lane / 16)) ^ first * kStepBytes;
 #pragma unroll
       for (int n = 0; n < kTilesN / 2; ++n)
         at_b[n] =
@@ -108,7 +108,7 @@ struct WarpMath {
 #pragma unroll
       for (int r = 0; r < kLaneRows; ++r) {
         float av[4];
-        unpack<Math>(load_shared<Vec16>(a + tile_offset(rows[r], chunk)), av);
+        unpack<Math>(load_shared<Vec16>(a + place_offset(rows[r], chunk)), av);
 #pragma unroll
         for (int n = 0; n < kTilesN; ++n)
 #pragma unroll

@@ -145,16 +145,21 @@ def fire(emulator, c: int, s: int, e: int, hw: int, gpu: Gpu, dtype=torch.float1
 
 
 def stem(
-    emulator, k: int, o: int, gpu: Gpu, hw: int = 224, padding: int = 3, pool=(3, 2, 1), dtype=torch.float16
+    emulator, k: int, o: int, padding: int, pool: tuple | None, gpu: Gpu, hw: int = 224, dtype=torch.float16
 ) -> Traffic:
-    conv = (hw + 2 * padding - k) // 2 + 1
-    side = (conv + 2 * pool[2] - pool[0]) // pool[1] + 1 if pool else conv
+    side = stem_sizes(k, padding, pool, hw)[1]
     x, out = tensor(3, hw, hw, dtype), tensor(o, side, side, dtype)
     w, b = pack(torch.randn(o, 3, k, k), dtype, flat=True), f32(o)
-    fields = [DTYPE_CODES[dtype], *nhwc_fields(x), *nhwc_fields(out), 0, pointer(w), pointer(b), 1, *window_fields(k,
-        2, padding),
-              int(bool(pool)), *(window_fields(*pool) if pool else window_fields(1))]  # fmt: skip
+    fields = [DTYPE_CODES[dtype], *nhwc_fields(x), *nhwc_fields(out), 0, pointer(w), pointer(b), 1,
+              *window_fields(k, 2, padding), int(bool(pool)),
+              *(window_fields(*pool) if pool else window_fields(1))]  # fmt: skip
     return measure(emulator, "stem", fields, {"x": x}, {"out": out}, {"w": w, "b": b}, gpu)
+
+
+def stem_sizes(k: int, padding: int, pool: tuple | None, hw: int = 224) -> tuple[int, int]:
+    """Side of the convolution's map and of the output."""
+    conv = (hw + 2 * padding - k) // 2 + 1
+    return conv, (conv + 2 * pool[2] - pool[0]) // pool[1] + 1 if pool else conv
 
 
 def conv1x1(emulator, c: int, o: int, hw: int, gpu: Gpu, dtype=torch.float16) -> Traffic:
@@ -175,7 +180,7 @@ def head(emulator, c: int, hw: int, gpu: Gpu, dtype=torch.float16) -> Traffic:
 
 # One entry a distinct shape: op, arguments.
 NETWORK = {
-    "densenet121 stem": (stem, (7, 64)),
+    "densenet121 stem": (stem, (7, 64, 3, (3, 2, 1))),
     "densenet121 block1 first": (dense_layer, (64, 56)),
     "densenet121 block1 last": (dense_layer, (224, 56)),
     "densenet121 block2 first": (dense_layer, (128, 28)),
@@ -188,6 +193,7 @@ NETWORK = {
     "densenet121 transition2": (transition, (512, 28)),
     "densenet121 transition3": (transition, (1024, 14)),
     "densenet121 head": (head, (1024, 7)),
+    "mobilenet_v1 stem": (stem, (3, 32, 1, None)),
     "mobilenet_v1 dw2": (depthwise_pointwise, (32, 64, 112, 1)),
     "mobilenet_v1 dw3": (depthwise_pointwise, (64, 128, 112, 2)),
     "mobilenet_v1 dw4": (depthwise_pointwise, (128, 128, 56, 1)),
@@ -195,7 +201,7 @@ NETWORK = {
     "mobilenet_v1 dw6": (depthwise_pointwise, (256, 256, 28, 1)),
     "mobilenet_v1 dw8": (depthwise_pointwise, (512, 512, 14, 1)),
     "mobilenet_v1 dw14": (depthwise_pointwise, (1024, 1024, 7, 1)),
-    "squeezenet1_1 stem": (stem, (3, 64)),
+    "squeezenet1_1 stem": (stem, (3, 64, 0, (3, 2, 0))),
     "squeezenet1_1 fire2": (fire, (64, 16, 64, 55)),
     "squeezenet1_1 fire5": (fire, (256, 32, 128, 27)),
     "squeezenet1_1 fire9": (fire, (512, 64, 256, 13)),

@@ -71,19 +71,37 @@ void tiles() {
       for (int h = 1; h <= 60; h += 7)
         for (int w = 1; w <= 60; w += 5) {
           const Geometry g{k, k, stride, stride, k / 2, k / 2, 1, 1};
-          const TileLimits limits{128, 384, true};
+          const TileLimits limits{128, 384, Lines::padded};
           Tile t{};
           CHECK(choose_tile(limits, g, h, w, &t));
           CHECK(t.tile_h * t.tile_w <= 128 && t.slots <= 384);
           CHECK(t.tile_h * t.tiles_y >= h && t.tile_w * t.tiles_x >= w);
           CHECK(t.tile_h * (t.tiles_y - 1) < h && t.tile_w * (t.tiles_x - 1) < w);
-          const int last = halo_slot(t, g, t.tile_h * t.tile_w - 1) + tap_slot(t, g, k * k - 1);
+          const int last = (halo_place(t, g, t.tile_h * t.tile_w - 1) + tap_place(t, g, k * k - 1)) / kRowBytes;
           CHECK(last < t.slots);
         }
+}
+
+// Eight neighbouring outputs of a tile with keys of its own read eight groups of banks, whatever the width, at every tap.
+void keys() {
+  const Geometry g{3, 3, 1, 1, 1, 1, 1, 1};
+  for (int h = 1; h <= 60; h += 7)
+    for (int w = 1; w <= 60; ++w) {
+      Tile t{};
+      CHECK(choose_tile({256, 256, Lines::keyed}, g, h, w, &t));
+      for (int tap = 0; tap < 9; ++tap)
+        for (int r = 0; r + 8 <= t.tile_h * t.tile_w; r += 8) {
+          int groups = 0;
+          for (int i = 0; i < 8; ++i)
+            groups |= 1 << place_offset(halo_place(t, g, r + i) + tap_place(t, g, tap), 0) % kRowBytes / kChunkBytes;
+          CHECK(groups == 255);
+        }
+    }
 }
 
 int main() {
   offsets();
   planner();
   tiles();
+  keys();
 }

@@ -117,6 +117,18 @@ MUTANTS = {
         "act.pack(v, raw);",
         ["fire"],
     ),
+    "keys of the readers alone": (
+        "producers.cuh",
+        "row_place(r, key)",
+        "row_place(r)",
+        ["fire"],
+    ),
+    "half of the gathered chunks": (
+        "loaders.cuh",
+        "part += kWarps)",
+        "part += kRowChunks)",
+        ["stem"],
+    ),
     "tile read before it is published": (
         "resident.cuh",
         "        sync_threads();\n        weights.start_next();",

@@ -106,10 +106,10 @@ struct WgradTables {
     for (int i = thread_index(); i < Block::kPixels; i += Block::kThreads) {
       const int y = i / t.tile_w;
       store_shared(entry(kPixelPlace, i), i < t.tile_h * t.tile_w ? y << 16 | (i - y * t.tile_w) : -1);
-      store_shared(entry(kPixelSlot, i), halo_slot(t, a.geometry, i));
+      store_shared(entry(kPixelSlot, i), halo_place(t, a.geometry, i) / kRowBytes);
     }
     for (int i = thread_index(); i < a.taps; i += Block::kThreads)
-      store_shared(entry(kTapShift, i), tap_slot(t, a.geometry, i));
+      store_shared(entry(kTapShift, i), tap_place(t, a.geometry, i) / kRowBytes);
     if (a.scale)
       stage_scale_shift<Math>(pairs(), a.scale + in, a.shift + in, a.x.channels - in, Block::kPadded, Block::kThreads);
   }

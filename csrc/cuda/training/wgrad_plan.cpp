@@ -24,7 +24,7 @@ void flatten(WgradArgs& a, const WgradProblem& p, int pixels, int* images) {
   if (whole) *images = 1;
   a.x.height = a.dy.height = 1;
   a.x.width = a.dy.width = static_cast<int>(whole ? p.x.n * p.x.h * p.x.w : p.x.h * p.x.w);
-  a.tile = halo_tile(1, pixels, kPoint, false);
+  a.tile = halo_tile(1, pixels, kPoint, Lines::as_they_are);
   a.tile.tiles_y = 1;
   a.tile.tiles_x = static_cast<int>(ceil_div(a.x.width, pixels));
 }
@@ -81,7 +81,7 @@ WgradPlan plan_wgrad(const WgradProblem& p, const Device& device) {
   const bool plain = a.taps == 1 && p.window.stride[0] == 1 && p.window.stride[1] == 1 && g.pad_h == 0 && g.pad_w == 0;
   const int copies = p.average_pool ? 4 : 1;
   if (p.average_pool) {
-    choose_tile({size.pixels, size.pixels, false}, kPoint, a.dy.height, a.dy.width, &a.tile);
+    choose_tile({size.pixels, size.pixels, Lines::as_they_are}, kPoint, a.dy.height, a.dy.width, &a.tile);
   } else if (plain) {
     flatten(a, p, size.pixels, &images);
   } else {
@@ -89,7 +89,7 @@ WgradPlan plan_wgrad(const WgradProblem& p, const Device& device) {
     const int slot = 4 + size.stages * size.in() * bytes;
     // Slots and coordinates share words of 16 bits each.
     const int slots = std::min((device.shared_limit - fixed) / slot, 65535);
-    if (slots <= 0 || !choose_tile({size.pixels, slots, true}, g, a.dy.height, a.dy.width, &a.tile)) {
+    if (slots <= 0 || !choose_tile({size.pixels, slots, Lines::padded}, g, a.dy.height, a.dy.width, &a.tile)) {
       plan.refusal = "the halo of one output pixel does not fit shared memory";
       return plan;
     }
