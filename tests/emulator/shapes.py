@@ -25,6 +25,7 @@ class Traffic:
     touched_weights: int
     macs: int  # multiply-adds of the matrix instructions
     launches: int
+    one_kernel_floor: int = 0  # of two kernels: without the tensor between them
     column_tiles: int = 1  # blocks that read the same input at the same time: memory is asked once, L2 the other times
 
 
@@ -60,8 +61,8 @@ def measure(
         floor=size(inputs) + size(outputs),
         moved=read + blocks("written", outputs) + scratch,
         weights=blocks("read", weights),
-        coalescing=sum(t["requested"] for t in both) / sum(t["sector_bytes"] for t in both),
-        conflicts=1 - c["shared_ideal"] / c["shared_wavefronts"],
+        coalescing=sum(t["requested"] for t in both) / max(sum(t["sector_bytes"] for t in both), 1),
+        conflicts=1 - c["shared_ideal"] / max(c["shared_wavefronts"], 1),
         input_blocks=read / max(size(inputs), 1),
         touched=sum(sum(c["touched"].get(name, (0, 0))) for name in (*inputs, *outputs, "workspace")),
         touched_weights=sum(sum(c["touched"][name]) for name in weights),
@@ -95,9 +96,10 @@ def dense_layer(emulator, c: int, hw: int, gpu: Gpu, dtype=torch.float16, growth
     traffic = measure(emulator, "dense_block", fields, {}, {"buffer": buffer}, weights, gpu)
     counters = emulator_counters(emulator)
     size = buffer.element_size() * hw * hw
-    read = counters["read"]["buffer"]["block_bytes"]
+    read = counters["read"].get("buffer", {"block_bytes": 0})["block_bytes"]
     # Between the two kernels the 1x1's output is written and read once (csrc/cuda/dense_block.cu says why).
     traffic.floor = (c + growth + 2 * 4 * growth) * size
+    traffic.one_kernel_floor = (c + growth) * size
     traffic.moved += read
     traffic.input_blocks = read / (c * size)
     return traffic
@@ -176,6 +178,13 @@ def head(emulator, c: int, hw: int, gpu: Gpu, dtype=torch.float16) -> Traffic:
     scale, shift = f32(c), f32(c)
     fields = [DTYPE_CODES[dtype], *nhwc_fields(x), pointer(scale), pointer(shift), 1, 0, 0, c, pointer(out)]
     return measure(emulator, "head", fields, {"x": x}, {"out": out}, {"scale": scale, "shift": shift}, gpu)
+
+
+def grids(emulator: Emulator, op, args: tuple, gpu: Gpu) -> list[tuple[int, int]]:
+    """Blocks of every launch of one call, x and y; nothing is executed."""
+    with emulator.dry():
+        op(emulator, *args, gpu)
+    return [(x, y) for x, y, *_ in emulator_counters(emulator)["grids"]]
 
 
 # One entry a distinct shape: op, arguments.

@@ -3,8 +3,9 @@ conflicts."""
 
 import pytest
 import shapes
-from harness import Gpu
+from harness import ROOT, Gpu
 from shapes import NETWORK, stem
+from traffic_table import page
 
 from lightops.bench import gpu_traffic
 from lightops.bench.gpu_traffic import Map
@@ -41,6 +42,18 @@ def test_activations_move_in_whole_sectors(traffic, name):
     # conv10's 1000 channels of 2 bytes end in half a sector: 2000 = 62.5 x 32.
     least = 0.9 if "conv10" in name else 0.999
     assert traffic[name].coalescing >= least
+
+
+def test_the_page_of_the_docs_is_what_is_counted(emulator, traffic):
+    assert (ROOT / "docs/gpu_traffic.md").read_text() == page(emulator, traffic), (
+        "python tests/emulator/traffic_table.py"
+    )
+
+
+@pytest.mark.parametrize("name", NETWORK)
+def test_memory_is_asked_for_every_byte_once(traffic, name):
+    """With what neighbouring blocks share served by L2."""
+    assert traffic[name].touched <= 1.15 * traffic[name].floor
 
 
 @pytest.mark.parametrize("name", NETWORK)

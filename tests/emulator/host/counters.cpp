@@ -90,6 +90,7 @@ void clear_counters() {
   read_traffic.clear();
   write_traffic.clear();
   conflict_sites.clear();
+  launch_list().clear();
   shared_instructions = shared_wavefronts = shared_ideal = multiply_adds = 0;
 }
 
@@ -146,6 +147,12 @@ std::string counters_json() {
   out << "{\"shared_instructions\":" << shared_instructions << ",\"shared_wavefronts\":" << shared_wavefronts
       << ",\"shared_ideal\":" << shared_ideal << ",\"multiply_adds\":" << multiply_adds
       << ",\"launches\":" << launches();
+  out << ",\"grids\":[";
+  for (std::size_t i = 0; i < launch_list().size(); ++i) {
+    const Launch& l = launch_list()[i];
+    out << (i ? "," : "") << "[" << l.grid.x << "," << l.grid.y << "," << l.threads << "," << l.shared << "]";
+  }
+  out << "]";
   out << ",\"conflicts\":{";
   const char* comma = "";
   for (const auto& [site, count] : conflict_sites) {

@@ -44,6 +44,7 @@ Index3 current_block, current_grid;
 unsigned threads_per_block = 0;
 int exited_threads = 0;
 std::uint64_t launch_count = 0;
+std::vector<Launch> launched;
 std::set<std::string> kernel_names;
 bool dry_run = false;
 
@@ -131,6 +132,7 @@ Index3 block_index() { return current_block; }
 Index3 grid_size() { return current_grid; }
 int block_threads() { return static_cast<int>(threads_per_block); }
 std::uint64_t launches() { return launch_count; }
+std::vector<Launch>& launch_list() { return launched; }
 
 void set_dry(bool dry) { dry_run = dry; }
 
@@ -147,6 +149,7 @@ std::uint32_t thread_in_grid() {
 
 void run_grid(const char* name, Index3 grid, unsigned block, std::uint32_t shared, Body body, void* context) {
   ++launch_count;
+  launched.push_back({grid, block, shared});
   kernel_names.insert(name);
   if (dry_run) return;
   threads_per_block = block;

@@ -36,6 +36,12 @@ std::uint32_t thread_in_grid();
 using Body = void (*)(void* context);
 void run_grid(const char* name, Index3 grid, unsigned threads, std::uint32_t shared_bytes, Body body, void* context);
 std::uint64_t launches();
+struct Launch {
+  Index3 grid;
+  unsigned threads;
+  std::uint32_t shared;
+};
+std::vector<Launch>& launch_list();  // since the counters were cleared
 void set_dry(bool dry);  // launches are noted, not executed
 std::string kernels_run();  // since the library was loaded, a name a line
 
