@@ -112,4 +112,58 @@ GEMM_MUTANTS = {
         "squares;",
         ["bn_act_dense"],
     ),
+    "gradient: mask of the raw input": (
+        "training/gradient_conv.cuh",
+        "z[e] = multiply_add(x[e], scale[e], shift[e]);",
+        "z[e] = x[e];",
+        ["masked_gradient"],
+    ),
+    "gradient: sums not of deviations": (
+        "training/gradient_conv.cuh",
+        "multiply_add(dz[e], x[e] - mean[e], sums[1][e])",
+        "multiply_add(dz[e], x[e], sums[1][e])",
+        ["masked_gradient"],
+    ),
+    "gradient: sums take the place of rows under way": (
+        "training/gradient_conv.cuh",
+        "    sync_threads();  // every thread has read its rows\n",
+        "",
+        ["masked_gradient"],
+    ),
+    "gradient: prefix overwritten": (
+        "training/gradient_conv.cuh",
+        "if (residual.data) before[i] = load(residual, pixel[i]);",
+        "before[i] = Vec16{};",
+        ["dense_block_train_backward"],
+    ),
+    "gradient: norm of the first columns": (
+        "training/gradient_conv.cuh",
+        "a.scale ? a.scale + column : nullptr",
+        "a.scale",
+        ["masked_gradient"],
+    ),
+    "gradient: every tile's sums in one place": (
+        "training/gradient_conv.cuh",
+        "store.finish((block_x() - column / Block::kN) / c.column_tiles);",
+        "store.finish(0);",
+        ["masked_gradient"],
+    ),
+    "gradient: first tile of a group alone": (
+        "training/masked_gradient.cu",
+        "part < last; ++part) total",
+        "part < first + 1; ++part) total",
+        ["masked_gradient"],
+    ),
+    "gradient: slope of the activation twice": (
+        "training/norm.cu",
+        "  masked.act = Act::none;\n",
+        "",
+        ["masked_gradient"],
+    ),
+    "gradient: prefix by its share without the scale": (
+        "training/masked_gradient.cu",
+        "p.scaled = n.norm.mean && plan.once;",
+        "p.scaled = n.norm.mean && !n.accumulate && plan.once;",
+        ["masked_gradient"],
+    ),
 }

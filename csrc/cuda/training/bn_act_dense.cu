@@ -66,7 +66,6 @@ Forward plan_forward(const BnActConv2dParams& p, const Device& device) {
 struct Backward {
   WgradProblem wgrad;
   InputGradient input;
-  NormGradient norm;
   float *scale = nullptr, *shift = nullptr;
   bool wants_input;
   void* rest;
@@ -102,33 +101,26 @@ Backward plan_backward(const BnActConv2dBackwardParams& p, const Device& device)
   if (b.wants_input) {
     // du lies where dx will, unless it is of another size; pixels of what nobody else sees are whole 16-byte chunks apart.
     const int64_t pixel = packed_row(p.x.c, bytes), h = p.pool ? p.dy.h : p.x.h, w = p.pool ? p.dy.w : p.x.w;
-    Nhwc du = p.dx;
-    if (p.pool || !p.dx.data) {
-      const Nhwc own{
-          pieces.take<unsigned char>(p.x.n * h * w * pixel * bytes), p.x.n, h, w, p.x.c, pixel, h * w * pixel};
-      du = own;
-    }
+    Nhwc du{nullptr, p.x.n, h, w, p.x.c, pixel, h * w * pixel};
     b.input.dy = p.dy;
-    b.input.dx = du;
+    b.input.dx = p.pool || !p.dx.data ? du : p.dx;
     b.input.type = p.type;
     b.input.weight = weight_of(p);
     b.input.window = p.window;
-    b.norm = norm_gradient(du, p.x, p.dx, p.type, p.norm, p.act, static_cast<float*>(p.dgamma),
-                           static_cast<float*>(p.dbeta));
-    b.norm.pooled = p.pool;
-    b.norm.gain = p.pool ? 0.25f : 1.f;
-    rest = std::max({rest, input_gradient_workspace(b.input, device), norm_backward_workspace(b.norm, device)});
+    b.input.through_norm = p.norm.mean || p.act != Act::none || p.pool;
+    b.input.norm = norm_gradient(b.input.dx, p.x, p.dx, p.type, p.norm, p.act, static_cast<float*>(p.dgamma),
+                                 static_cast<float*>(p.dbeta));
+    b.input.norm.pooled = p.pool;
+    b.input.norm.gain = p.pool ? 0.25f : 1.f;
+    if (!b.input.dx.data && stores_input_gradient(b.input, device)) {
+      du.data = pieces.take<unsigned char>(p.x.n * du.image * bytes);
+      b.input.dx = b.input.norm.du = du;
+    }
+    rest = std::max(rest, input_gradient_workspace(b.input, device));
   }
   b.rest = pieces.take<unsigned char>(rest);
   b.workspace = pieces.used;
   return b;
-}
-
-Result gradient_of_input(const BnActConv2dBackwardParams& p, const Backward& b, const Device& device,
-                         StreamHandle stream) {
-  const Result result = run_input_gradient(b.input, b.rest, device, stream);
-  const bool done = !p.norm.mean && p.act == Act::none && !p.pool;
-  return result.ok() && !done ? run_norm_backward(b.norm, b.rest, device, stream) : result;
 }
 
 }  // namespace
@@ -161,7 +153,7 @@ Result bn_act_dense_backward_cuda(const BnActConv2dBackwardParams& p, const Devi
   if (b.scale) result = run_affine(p.norm, p.x.c, b.scale, b.shift, stream);
   if (result.ok() && p.dweight) result = run_wgrad(b.wgrad, b.rest, device, stream);
   else if (result.ok() && p.dbias) result = run_channel_sum(p.dy, p.type, p.dbias, b.rest, stream);
-  return result.ok() && b.wants_input ? gradient_of_input(p, b, device, stream) : result;
+  return result.ok() && b.wants_input ? run_input_gradient(b.input, b.rest, device, stream) : result;
 }
 
 }  // namespace lightops::cuda

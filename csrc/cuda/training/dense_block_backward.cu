@@ -4,7 +4,7 @@
 // gradient is used.
 #include "training/dense_layers.h"
 #include "training/elementwise.h"
-#include "training/norm.h"
+#include "training/masked_gradient.h"
 #include "training/wgrad.h"
 
 namespace lightops::cuda {
@@ -18,7 +18,7 @@ struct Backward {
   Pieces pieces;
   float *scale, *shift;  // of the norm whose output a weight gradient reads
   float *slope, *constant;  // of every channel of the buffer
-  unsigned char *packed, *du;  // du: the gradient of what the layer's first convolution reads
+  unsigned char *packed, *du;  // du: the gradient of what the layer's first convolution reads, where it is stored
   unsigned char* scratch;  // of the call under way
   Nhwc gradient, dmiddle;
 
@@ -31,18 +31,22 @@ struct Backward {
     shift = pieces.take<float>(widest);
     slope = pieces.take<float>(channels);
     constant = pieces.take<float>(channels);
-    du = pieces.take<unsigned char>(f.buffer.n * f.buffer.h * f.buffer.w * packed_row(channels - f.growth, bytes) *
-                                    bytes);
-    int64_t weights = 0, most = 0;
+    du = nullptr;
+    int64_t weights = 0, most = 0, widest_du = 0;
+    for (int64_t i = 0; i < f.layers; ++i) {
+      const DenseStep s = dense_step(f, i);
+      if (!masks_in_place(into_prefix(s, i), device)) widest_du = packed_row(s.first, bytes);
+    }
+    du = pieces.take<unsigned char>(f.buffer.n * f.buffer.h * f.buffer.w * widest_du * bytes);
     for (int64_t i = 0; i < f.layers; ++i) {
       const DenseStep s = dense_step(f, i);
       weights = std::max(weights, packed_bytes(weight2(s)));
-      most = std::max({most, conv_workspace(through_second(s), device), wgrad_workspace(wgrad2(s, i), device),
-                       norm_backward_workspace(norm1(s, i), device)});
+      most =
+          std::max({most, masked_gradient_workspace(into_prefix(s, i), device), wgrad_workspace(wgrad2(s, i), device)});
       if (!f.bottleneck) continue;
       weights = std::max(weights, packed_bytes(weight1(s)));
-      most = std::max({most, conv_workspace(through_first(s), device), wgrad_workspace(wgrad1(s, i), device),
-                       norm_backward_workspace(norm2(s, i), device)});
+      most =
+          std::max({most, masked_gradient_workspace(into_middle(s, i), device), wgrad_workspace(wgrad1(s, i), device)});
     }
     packed = pieces.take<unsigned char>(weights);
     scratch = pieces.take<unsigned char>(most);
@@ -97,6 +101,12 @@ struct Backward {
                          static_cast<float*>(p.gradients[i].gamma2), static_cast<float*>(p.gradients[i].beta2));
   }
 
+  // Input gradients of the layer's convolutions, through the norms before them.
+  MaskedGradient into_middle(const DenseStep& s, int64_t i) const { return {through_second(s), norm2(s, i)}; }
+  MaskedGradient into_prefix(const DenseStep& s, int64_t i) const {
+    return {f.bottleneck ? through_first(s) : through_second(s), norm1(s, i)};
+  }
+
   // Weight gradient of a convolution that reads act(norm(x)).
   void weight_gradient(Sequence& all, const WgradProblem& w, const Norm& norm, StreamHandle stream) const {
     if (!w.dweight.data) return;
@@ -104,9 +114,9 @@ struct Backward {
       return run_wgrad(w, scratch, device, stream);
     });
   }
-  void input_gradient(Sequence& all, const PackProblem& weight, const ConvProblem& conv, StreamHandle stream) const {
+  void input_gradient(Sequence& all, const PackProblem& weight, const MaskedGradient& g, StreamHandle stream) const {
     all.then([&] { return run_pack(weight, packed, stream); }).then([&] {
-      return run_conv(conv, p.type, device, scratch, stream);
+      return run_masked_gradient(g, scratch, device, stream);
     });
   }
 
@@ -122,13 +132,12 @@ struct Backward {
     if (i + 1 < f.layers) all.then([&] { return finish(dy, s.slice, dy, s.first, stream); });
     if (s.layer->mask.data) all.then([&] { return run_multiply(dy, s.layer->mask, dy, p.type, stream); });
     weight_gradient(all, wgrad2(s, i), f.bottleneck ? s.layer->norm2 : s.layer->norm1, stream);
-    input_gradient(all, weight2(s), through_second(s), stream);
     if (f.bottleneck) {
-      all.then([&] { return run_norm_backward(norm2(s, i), scratch, device, stream); });
+      input_gradient(all, weight2(s), into_middle(s, i), stream);
       weight_gradient(all, wgrad1(s, i), s.layer->norm1, stream);
-      input_gradient(all, weight1(s), through_first(s), stream);
     }
-    return all.then([&] { return run_norm_backward(norm1(s, i), scratch, device, stream); }).result;
+    input_gradient(all, f.bottleneck ? weight1(s) : weight2(s), into_prefix(s, i), stream);
+    return all.result;
   }
 };
 

@@ -3,6 +3,7 @@
 #include "addressing.cuh"
 #include "conv_launch.h"
 #include "training/channel_pass.h"
+#include "training/masked_gradient.h"
 #include "training/pack.h"
 
 namespace lightops::cuda {
@@ -66,7 +67,7 @@ PackProblem pack_of(const InputGradient& g) {
 }
 
 // Where the pieces of the workspace lie, and the convolution.
-struct GradientPlan {
+struct InputPlan {
   ConvProblem conv;
   Nhwc spread;  // dy with zeros between its pixels; null data at stride 1
   void* packed = nullptr;
@@ -74,8 +75,8 @@ struct GradientPlan {
   int64_t workspace = 0;
 };
 
-GradientPlan plan_gradient(const InputGradient& g, void* workspace, const Device& device) {
-  GradientPlan plan;
+InputPlan plan_input(const InputGradient& g, void* workspace, const Device& device) {
+  InputPlan plan;
   const int bytes = element_bytes(g.type);
   Pieces pieces(static_cast<unsigned char*>(workspace));
   plan.packed = pieces.take<unsigned char>(packed_bytes(pack_of(g)));
@@ -100,24 +101,31 @@ GradientPlan plan_gradient(const InputGradient& g, void* workspace, const Device
     c.window.padding[axis] = g.window.dilation[axis] * (g.window.kernel[axis] - 1) - g.window.padding[axis];
   }
   c.weight = plan.packed;
-  plan.rest = pieces.take<unsigned char>(conv_workspace(c, device));
+  plan.rest = pieces.take<unsigned char>(g.through_norm ? masked_gradient_workspace({c, g.norm}, device)
+                                                        : conv_workspace(c, device));
   plan.workspace = pieces.used;
   return plan;
 }
 
 }  // namespace
 
+bool stores_input_gradient(const InputGradient& g, const Device& device) {
+  return !g.through_norm || !masks_in_place({plan_input(g, nullptr, device).conv, g.norm}, device);
+}
+
 int64_t input_gradient_workspace(const InputGradient& g, const Device& device) {
-  return element_bytes(g.type) ? plan_gradient(g, nullptr, device).workspace : 0;
+  return element_bytes(g.type) ? plan_input(g, nullptr, device).workspace : 0;
 }
 
 Result run_input_gradient(const InputGradient& g, void* workspace, const Device& device, StreamHandle stream) {
   if (element_bytes(g.type) == 0) return {"the CUDA kernels take float16, bfloat16 and float32", 0};
-  const GradientPlan plan = plan_gradient(g, workspace, device);
+  const InputPlan plan = plan_input(g, workspace, device);
   Result result = run_pack(pack_of(g), plan.packed, stream);
   if (result.ok() && strided(g.window))
     result = run_spread(g.dy, plan.spread, g.window.stride, element_bytes(g.type), stream);
-  return result.ok() ? run_conv(plan.conv, g.type, device, plan.rest, stream) : result;
+  if (!result.ok()) return result;
+  return g.through_norm ? run_masked_gradient({plan.conv, g.norm}, plan.rest, device, stream)
+                        : run_conv(plan.conv, g.type, device, plan.rest, stream);
 }
 
 }  // namespace lightops::cuda

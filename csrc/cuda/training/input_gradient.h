@@ -3,8 +3,8 @@
 // pass; at larger strides the same after zeros between the pixels of dy.
 #pragma once
 
-#include "lightops/cuda.h"
 #include "lightops/training/weight.h"
+#include "training/norm.h"
 
 namespace lightops::cuda {
 
@@ -14,8 +14,13 @@ struct InputGradient {
   DType type = DType::f32;
   TrainWeight weight;  // [O, I, kh, kw] by strides, of `type`
   Window window;
+  // The gradient goes on through the norm and activation that the input came from (norm.h); norm.du is dx above.
+  bool through_norm = false;
+  NormGradient norm;
 };
 
+// Whether dx above is written; where it is not, it may lie nowhere.
+bool stores_input_gradient(const InputGradient& g, const Device& device);
 int64_t input_gradient_workspace(const InputGradient& g, const Device& device);
 Result run_input_gradient(const InputGradient& g, void* workspace, const Device& device, StreamHandle stream);
 

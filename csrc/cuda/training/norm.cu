@@ -382,6 +382,17 @@ Result run_norm_backward(const NormGradient& g, void* workspace, const Device&, 
   return {nullptr, launch_backward(a, g.type, g.dx_type, false, true, stream)};
 }
 
+Result run_norm_finish(const NormGradient& g, const float* slope, const float* constant, StreamHandle stream) {
+  if (const char* refusal = pass_refusal(g.x, g.type)) return {refusal, 0};
+  NormGradient masked = g;
+  masked.du = g.dx;
+  masked.act = Act::none;
+  BackwardArgs a = plan_backward(masked, nullptr).args;
+  a.slope = slope;
+  a.constant = constant;
+  return {nullptr, launch_backward(a, g.type, g.dx_type, false, true, stream)};
+}
+
 Result run_finish_gradient(const Nhwc& gradient, DType gradient_type, const Nhwc& x, DType type, const Nhwc& out,
                            DType out_type, const float* mean, const float* slope, const float* constant,
                            StreamHandle stream) {

@@ -63,6 +63,9 @@ struct PartialSums {
 Result run_merge_sums(const PartialSums& p, const Norm& norm, float* dgamma, float* dbeta, float* slope,
                       float* constant, bool accumulate, StreamHandle stream);
 
+// dx = scale * dz + slope * (x - mean) + constant: the last pass of run_norm_backward, for kernels that left dz in g.dx.
+Result run_norm_finish(const NormGradient& g, const float* slope, const float* constant, StreamHandle stream);
+
 // out = gradient + slope * (x - mean) + constant, per channel. `out` may be the gradient.
 Result run_finish_gradient(const Nhwc& gradient, DType gradient_type, const Nhwc& x, DType type, const Nhwc& out,
                            DType out_type, const float* mean, const float* slope, const float* constant,

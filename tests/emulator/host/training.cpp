@@ -3,12 +3,20 @@
 #include <vector>
 
 #include "reader.h"
-#include "training/norm.h"
+#include "training/input_gradient.h"
 #include "training/pack.h"
 #include "training/wgrad.h"
 
 namespace emulator {
 namespace {
+
+// All but du and the types.
+void read_gradient(Reader& r, NormGradient& g) {
+  g.x = r.tensor(), g.dx = r.tensor(), g.norm = r.norm(), g.act = r.act();
+  g.dgamma = static_cast<float*>(r.pointer()), g.dbeta = static_cast<float*>(r.pointer());
+  g.accumulate = r.number() != 0;
+  g.slope = static_cast<float*>(r.pointer()), g.constant = static_cast<float*>(r.pointer());
+}
 
 struct NormGradientParams : NormGradient { void* workspace = nullptr; };
 int64_t norm_gradient_workspace(const NormGradientParams& p, const Device& device) {
@@ -16,6 +24,14 @@ int64_t norm_gradient_workspace(const NormGradientParams& p, const Device& devic
 }
 Result norm_gradient(const NormGradientParams& p, const Device& device, StreamHandle stream) {
   return run_norm_backward(p, p.workspace, device, stream);
+}
+
+struct MaskedGradientParams : InputGradient { void* workspace = nullptr; };
+int64_t masked_gradient_workspace(const MaskedGradientParams& p, const Device& device) {
+  return input_gradient_workspace(p, device);
+}
+Result masked_gradient(const MaskedGradientParams& p, const Device& device, StreamHandle stream) {
+  return run_input_gradient(p, p.workspace, device, stream);
 }
 
 // The block without its x, which only the forward pass reads; `layers` holds what p.layer then points to.
@@ -120,15 +136,20 @@ Result run_training(const std::string& op, DType type, Reader r, const Device& d
     p.dweight = r.weight(), p.dbias = r.pointer();
     return run(p, device, wgrad_params_workspace, wgrad_params);
   }
+  if (op == "masked_gradient") {
+    MaskedGradientParams p;
+    p.type = p.norm.type = p.norm.dx_type = type;
+    p.dy = r.tensor(), p.dx = p.norm.du = r.tensor(), p.weight = r.weight(), p.window = r.window();
+    p.through_norm = true;
+    read_gradient(r, p.norm);
+    return run(p, device, masked_gradient_workspace, masked_gradient);
+  }
   if (op == "norm_gradient") {
     NormGradientParams p;
     p.type = type;
     p.dx_type = static_cast<DType>(r.number());
-    p.du = r.tensor(), p.x = r.tensor(), p.dx = r.tensor();
-    p.norm = r.norm(), p.act = r.act();
-    p.dgamma = static_cast<float*>(r.pointer()), p.dbeta = static_cast<float*>(r.pointer());
-    p.accumulate = r.number() != 0;
-    p.slope = static_cast<float*>(r.pointer()), p.constant = static_cast<float*>(r.pointer());
+    p.du = r.tensor();
+    read_gradient(r, p);
     return run(p, device, norm_gradient_workspace, norm_gradient);
   }
   if (op == "finish_gradient") {

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from drawing import Draw
+import torch
+from drawing import SENTINEL, Draw
 from harness import ACT_CODES, nhwc_fields, pointer, window_fields
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from training_cases.case import TrainingCase
-from training_cases.gemm import draw_convolution, operand_rounding
-from training_cases.norm import add_norm, gradient_vectors, place
+from training_cases.gemm import draw_convolution, operand_rounding, weight_fields
+from training_cases.norm import add_norm, added_gradient, gradient_vectors, place
 from training_cases.norm_truth import SLOPE_AT_MOST, Norm, backward, draw_norm, spread, sums
 
 
@@ -99,6 +100,32 @@ def bn_act_dense_backward(seed: int) -> TrainingCase:
     return case
 
 
+def masked_gradient(seed: int) -> TrainingCase:
+    """The input gradient taken on through the norm, alone and in the dense block's form."""
+    p = Problem(seed, "masked_gradient")
+    d, case, n = p.d, p.case, p.norm
+    accumulate = d.chance(0.5)
+    shape = F.conv2d(p.x, p.weight, **p.geometry).shape
+    dy = d.values(*shape)
+    du, du_size = (conv2d_input(p.x.shape, a, b, **p.geometry) for a, b in ((p.weight, dy), (p.weight.abs(), dy.abs())))
+    truth = backward(n, p.x, du, du_size * p.rounding)
+    (xv, xw), (gv, gw) = place(d, p.x), place(d, dy)
+    w = p.weight.to(d.dtype)
+    for t, label in ((xw, "x"), (gw, "dy"), (w, "weight")):
+        case.read(t, label)
+    add_norm(case, n)
+    case.text += f" accumulate{accumulate}"
+    dx, vectors, coefficients = added_gradient(case, n, p.x, truth, accumulate, d.dtype)
+    b, c, h, wide = p.x.shape
+    stored = torch.full((b, h, wide, c), SENTINEL, dtype=d.dtype).permute(0, 3, 1, 2)
+    case.regions.append((stored, True, "du"))
+    case.keep.append(stored)
+    case.fields += [*nhwc_fields(gv), *nhwc_fields(stored), *weight_fields(w), *p.window]
+    case.fields += [*nhwc_fields(xv), *nhwc_fields(dx), *n.fields(), ACT_CODES[n.act]]
+    case.fields += [*vectors, int(accumulate), *coefficients]
+    return case
+
+
 def unpool(gradient: Tensor, x: Tensor) -> Tensor:
     """The gradient of a 2x2 average of x."""
     h, w = x.shape[2:]
@@ -106,4 +133,4 @@ def unpool(gradient: Tensor, x: Tensor) -> Tensor:
     return F.pad(wide, (0, w - wide.shape[3], 0, h - wide.shape[2]))
 
 
-CASES = (bn_act_dense, bn_act_dense_backward)
+CASES = (bn_act_dense, bn_act_dense_backward, masked_gradient)

@@ -8,7 +8,7 @@ from harness import ACT_CODES, DTYPE_CODES, nhwc_fields, pointer
 from torch import Tensor
 
 from training_cases.case import Output, TrainingCase
-from training_cases.norm_truth import SLOPE_AT_MOST, Norm, backward, channel, draw_norm, spread
+from training_cases.norm_truth import SLOPE_AT_MOST, Backward, Norm, backward, channel, draw_norm, spread
 
 
 def draw_map(d: Draw) -> Tensor:
@@ -170,20 +170,11 @@ def bn_act_mean_backward(seed: int) -> TrainingCase:
     return case
 
 
-def norm_gradient(seed: int) -> TrainingCase:
-    """The dense block's form: what dx and the coefficients hold is added to, and dx may be float32."""
-    d = Draw(seed)
-    x = draw_map(d)
-    n = draw_norm(d, x)
-    dy = d.values(*x.shape)
-    c, accumulate, wide = x.shape[1], d.chance(0.7), d.chance(0.5)
-    dtype = torch.float32 if wide else d.dtype
-    case = TrainingCase("norm_gradient", d, f"x{tuple(x.shape)} {n.text()} accumulate{accumulate} {dtype} {d.dtype}")
-    truth = backward(n, x, dy, dy.abs())
-    (xv, xw), (gv, gw) = place(d, x), place(d, dy)
-    case.read(xw, "x")
-    case.read(gw, "dy")
-    add_norm(case, n)
+def added_gradient(
+    case: TrainingCase, n: Norm, x: Tensor, truth: Backward, accumulate: bool, dtype: torch.dtype
+) -> tuple[Tensor, list[int], list[int]]:
+    """Outputs of the dense block's form: what dx, of type dtype, and the coefficients hold is added to."""
+    d, c = case.draw, x.shape[1]
     gain = n.column("gamma", 1.0) * n.inverse()
     before = d.values(*x.shape) if accumulate else torch.full(x.shape, float("nan"))
     deferred = accumulate and n.batch
@@ -213,6 +204,24 @@ def norm_gradient(seed: int) -> TrainingCase:
             case.outputs.append(Output(name, held_values, held_values, w.double(), s.double()))
             case.keep.append(held_values)
         coefficients = [pointer(t) for t in start]
+    return dx, vectors, coefficients
+
+
+def norm_gradient(seed: int) -> TrainingCase:
+    """The dense block's form: what dx and the coefficients hold is added to, and dx may be float32."""
+    d = Draw(seed)
+    x = draw_map(d)
+    n = draw_norm(d, x)
+    dy = d.values(*x.shape)
+    accumulate, wide = d.chance(0.7), d.chance(0.5)
+    dtype = torch.float32 if wide else d.dtype
+    case = TrainingCase("norm_gradient", d, f"x{tuple(x.shape)} {n.text()} accumulate{accumulate} {dtype} {d.dtype}")
+    truth = backward(n, x, dy, dy.abs())
+    (xv, xw), (gv, gw) = place(d, x), place(d, dy)
+    case.read(xw, "x")
+    case.read(gw, "dy")
+    add_norm(case, n)
+    dx, vectors, coefficients = added_gradient(case, n, x, truth, accumulate, dtype)
     case.fields += [DTYPE_CODES[dtype], *nhwc_fields(gv), *nhwc_fields(xv), *nhwc_fields(dx), *n.fields()]
     case.fields += [ACT_CODES[n.act], *vectors, int(accumulate), *coefficients]
     return case
