@@ -89,7 +89,7 @@ class FusedModule(nn.Module):
 
     def _train_forward(self, x: Any) -> Tensor:
         """The training forward; Decline where this call has none. Running statistics change once it is done."""
-        image = isinstance(x, Tensor) and x.layout is torch.strided and x.dim() == 4
+        image = isinstance(x, Tensor) and x.layout is torch.strided and not x.is_nested and x.dim() == 4
         forward = Pass(nchw=image and not keeps_channels_last(x, self))
         y = self._train_flow(Flow(x, forward)).materialise()
         y = forward.commit(y)
@@ -119,7 +119,19 @@ class FusedModule(nn.Module):
 
     def _fallback(self, *args: Any, **kwargs: Any) -> Any:
         self._warn(self.last_reason)
-        return self._stock_forward(*args, **kwargs)
+        return self._whole_stock(*args, **kwargs)
+
+    def _whole_stock(self, *args: Any, **kwargs: Any) -> Any:
+        """The stock forward. Where it fails, the statistics that it has moved by then are put back."""
+        if torch.compiler.is_compiling():
+            return self._stock_forward(*args, **kwargs)
+        forward = Pass()
+        forward.keep(self)
+        try:
+            return self._stock_forward(*args, **kwargs)
+        except Exception:
+            forward.restore()
+            raise
 
     def _warn(self, reason: str | None) -> None:
         if reason not in self._warned:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from lightops.modules._guard import GLOBAL_HOOKS, is_plain
 from lightops.modules._reader import ConvParams
@@ -48,12 +49,24 @@ class _Group(NamedTuple):
 
 class Pass:
     """One training forward: the updates of running statistics in order, kept until it has succeeded; and whether stock
-    tensors would be NCHW at this point of it.
+    tensors would be NCHW at this point of it. Buffers of stock modules on the way are put back when it fails.
     """
 
     def __init__(self, nchw: bool = False) -> None:
         self.nchw = nchw
         self._entries: list[tuple[nn.Module, Tensor, Tensor, int]] = []
+        self._kept: list[tuple[Tensor, Tensor]] = []
+
+    def keep(self, module: nn.Module) -> None:
+        """Before a stock module runs as part of the forward: its buffers, for `restore`."""
+        if module.training and not torch.compiler.is_compiling() and not under_transform():
+            self._kept += [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
+
+    def restore(self) -> None:
+        """After the forward has failed: what stock norms had counted by then is taken back."""
+        with torch.no_grad():
+            for buffer, value in self._kept:
+                buffer.copy_(value)
 
     def note(self, norm: TrainNorm, mean: Tensor, var: Tensor, count: int) -> None:
         """`norm` has normalised `count` values a channel of this mean and biased variance."""
@@ -132,6 +145,17 @@ def _update(groups: dict[Any, _Group]) -> None:
             else:  # 16-bit statistics are rounded once
                 for old, latest in zip(running, new, strict=True):
                     old.copy_((1 - factor) * old.to(latest.dtype) + weight * latest)
+
+
+def under_transform() -> bool:
+    """Tracing, torch.func transforms and forward-mode differentiation see through stock modules, not through a
+    kernel.
+    """
+    return (
+        torch._C._get_tracing_state() is not None
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+    )
 
 
 class Flow:

@@ -182,6 +182,8 @@ class Reader:
             padding = "same"
         if isinstance(padding, str):
             padding = _string_padding(path, padding, kernel, stride, dilation, same)
+        if min(*stride, *dilation) < 1 or min(padding) < 0:
+            raise Decline(f"{path} has stride {stride}, padding {padding}, dilation {dilation}, which stock refuses")
         weight = self.tensor(path, module, "weight")
         bias = self.tensor(path, module, "bias")
         if weight is None:
@@ -204,8 +206,22 @@ class Reader:
         var = self.tensor(path, module, "running_var", buffer=True)
         if mean is None or var is None:
             raise Decline(f"{path} has no running statistics")
-        self.norms += [t for t in (weight, bias, mean, var) if t is not None]
+        self._take_norm(path, eps, weight, bias, mean, var)
+        if self._eager and mean.device.type != "meta":
+            # Folded into the weights, an infinite scale would turn sums of either sign into NaN.
+            infinite = weight is not None and bool(weight.isinf().any())
+            if infinite or (eps == 0 and bool((var == 0).any())):
+                raise Decline(f"{path} scales by infinity")
         return BatchNormParams(weight, bias, mean, var, eps), act
+
+    def _take_norm(self, path: str, eps: float, *vectors: Tensor | None) -> None:
+        """The vectors of a norm, after what stock would refuse them for."""
+        present = [t for t in vectors if t is not None]
+        if eps < 0:
+            raise Decline(f"{path} has eps={eps}")
+        if len({t.numel() for t in present}) > 1:
+            raise Decline(f"{path} has vectors of {' and '.join(str(t.numel()) for t in present)} channels")
+        self.norms += present
 
     def norm_module(self, path: str) -> tuple[nn.Module, str]:
         """The BN at `path`, and the activation that it contains if it is a combined norm-act module."""
@@ -231,6 +247,9 @@ class Reader:
         """A convolution with the BN and activation that follow it."""
         conv = self.conv(unit.conv)
         bn, act = self.norm(unit.norm) if unit.norm else (None, "none")
+        channels = conv.weight.shape[0]
+        if bn is not None and any(t is not None and t.numel() != channels for t in bn[:4]):
+            raise Decline(f"{unit.norm} is not of the {channels} channels of {unit.conv}")
         return conv._replace(bn=bn, act=self.then(act, unit.act, unit.fn))
 
     def pre(self, norm: str, act: str | None, fn: str = "none") -> tuple[BatchNormParams, str]:

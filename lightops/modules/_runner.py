@@ -4,11 +4,10 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from lightops import _env
 from lightops.modules._backend import backend_when_traced, choose_backend, packed_alike
-from lightops.modules._flow import Flow
+from lightops.modules._flow import Flow, under_transform
 from lightops.modules._guard import Guard
 from lightops.modules._piece import Piece
 from lightops.modules._reader import Decline, Reader
@@ -264,17 +263,6 @@ def _compute_dtype(piece: Piece, x: Tensor, guard: Guard, params: Any) -> torch.
     if guard.dtype is not None and x.dtype is not guard.dtype:
         raise Decline(f"input is {x.dtype}, parameters are {guard.dtype}")
     return x.dtype
-
-
-def under_transform() -> bool:
-    """Tracing, torch.func transforms and forward-mode differentiation see through stock modules, not through a
-    kernel.
-    """
-    return (
-        torch._C._get_tracing_state() is not None
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-    )
 
 
 def _check_dims(piece: Piece, x: Tensor) -> None:

@@ -27,12 +27,12 @@ class TrainReader(Reader):
         if (mean is None) != (var is None):
             raise Decline(f"{path} has only one of the two running statistics")
         batch = module.training or mean is None
-        if module.eps < 0 or (batch and module.eps == 0):
+        if batch and module.eps == 0:
             raise Decline(f"{path} has eps={module.eps}")
         tracks = module.training and module.track_running_stats
         if tracks and module.momentum is None and not self._eager:
             raise Decline(f"{path} averages over all batches (momentum None), which needs the counter's value")
-        self.norms += [t for t in (weight, bias, mean, var) if t is not None]
+        self._take_norm(path, module.eps, weight, bias, mean, var)
         self.batch = self.batch or batch
         return TrainNorm(weight, bias, mean, var, module.eps, module, batch, tracks), act
 

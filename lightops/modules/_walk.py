@@ -124,6 +124,9 @@ class Chain(FusedModule):
         nchw = x.dim() == 4 and not (plan.channels_last or suggests_channels_last(x))
         if self._trains(x):
             return self._train_walk(plan, x, nchw)
+        return self._finish(self._inference_walk(plan, x, nchw), x)
+
+    def _inference_walk(self, plan: _Plan, x: Tensor, nchw: bool) -> Any:
         program = self._programs.get(x.shape[1:])
         if program is not None and program.ready(x):
             x = program.run(x)
@@ -156,9 +159,18 @@ class Chain(FusedModule):
 
     def _train_walk(self, plan: _Plan, x: Tensor, nchw: bool) -> Any:
         forward = Pass(nchw)
-        y = self._train_steps(plan.steps, Flow(x, forward)).materialise()
-        y = forward.commit(y)
-        return to_nchw(y) if forward.nchw and type(y) is Tensor and y.dim() == 4 else y
+        try:
+            y = self._train_steps(plan.steps, Flow(x, forward)).materialise()
+            y = self._finish(to_nchw(y) if forward.nchw and type(y) is Tensor and y.dim() == 4 else y, x)
+        except Exception:
+            forward.restore()
+            raise
+        return forward.commit(y)
+
+    def _finish(self, y: Any, x: Tensor) -> Any:
+        """What the block does with its last child's result y; x is its input."""
+        del x
+        return y
 
     def _train_flow(self, flow: Flow) -> Flow:
         return self._train_steps(self._current_plan().steps, flow)
@@ -228,10 +240,13 @@ class Chain(FusedModule):
             self._programs[x.shape[1:]] = program
 
     def _trace_walk(self, x: Any) -> Any:
-        stock = self._stock
         if isinstance(x, Tensor) and x.dim() == 4 and self._trains(x):
             plan = self._make_plan()
             return self._train_walk(plan, x, not (plan.channels_last or suggests_channels_last(x)))
+        return self._finish(self._trace_inference_walk(x), x)
+
+    def _trace_inference_walk(self, x: Any) -> Any:
+        stock = self._stock
         nchw = isinstance(x, Tensor) and x.dim() == 4 and not suggests_channels_last(x)
         for step in self._make_plan().steps:
             if step.runner is not None:
@@ -260,6 +275,7 @@ class Chain(FusedModule):
 def _through_stock(child: nn.Module, flow: Flow, neutral: bool) -> Flow:
     """A stock child, in the layout it would be given: dropout draws by layout, and an unknown module may look at it."""
     x, forward = flow.materialise(), flow.forward
+    forward.keep(child)
     draws = isinstance(child, FusedModule) or type(child) in DROPOUTS
     given = forward.nchw and type(x) is Tensor and (draws or not neutral)
     y = apply_dropout(child, x.contiguous() if given else x)

@@ -38,11 +38,13 @@ class FusedChain(Container, Chain):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         if args or kwargs:
-            return self._stock_forward(x, *args, **kwargs)
+            return self._whole_stock(x, *args, **kwargs)
         compiling = torch.compiler.is_compiling()
         if not (compiling or walkable(x)) or self._must_be_stock():
-            return self._stock_forward(x)
-        y = self._trace_walk(x) if compiling else self._walk(self._current_plan(), x)
+            return self._whole_stock(x)
+        return self._trace_walk(x) if compiling else self._walk(self._current_plan(), x)
+
+    def _finish(self, y: Any, x: Tensor) -> Any:
         return y + x if self._adds_input() else y
 
     def _adds_input(self) -> bool:

@@ -26,7 +26,7 @@ class FusedSequential(Chain, nn.Sequential):
         if torch.compiler.is_compiling():
             return self._trace_walk(input)
         if not walkable(input):
-            return self._stock_forward(input)
+            return self._whole_stock(input)
         return self._walk(self._current_plan(), input)
 
     def _paths(self) -> list[str]:

@@ -71,6 +71,9 @@ class TransitionPiece(Piece):
 
     def train(self, params: _Params, flow: Flow, winograd: int) -> Flow:
         flow = flow.then(params.bn, "relu")
+        height, width = flow.raw.shape[2:]
+        if min(height, width) < 2:
+            raise Decline(f"a map of {height}x{width} holds no 2x2 window")
         if not params.dropouts:
             return flow.conv(params.conv, pool=True, stats=params.bn.batch)
         # Dropout stands between the convolution and the pool, which do not commute then.
