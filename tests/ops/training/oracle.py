@@ -16,6 +16,7 @@ from torch import Tensor
 
 import lightops
 from lightops import _ext
+from lightops.ops._dispatch import tensors_in
 from lightops.reference import ACTIVATIONS
 from lightops.testing.compare import bitwise_equal, check_bounded, check_exact
 from lightops.testing.layouts import Guarded, poisoned_outputs
@@ -220,8 +221,7 @@ def check_threads(op: str, *args) -> None:
     try:
         for count in (1, 2, 3, 4):
             torch.set_num_threads(count)
-            out = run(op, *args)
-            results.append(out if isinstance(out, (tuple, list)) else (out,))
+            results.append(list(tensors_in(run(op, *args))))
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:
