@@ -13,7 +13,6 @@ import os
 from pathlib import Path
 
 BACKENDS = ("cuda", "triton", "cpu", "reference")
-CPU_ISAS = ("v4bf16", "v4", "v3", "baseline", "neon")
 
 
 def _choice(name: str, allowed: tuple[str, ...], default: str) -> str:

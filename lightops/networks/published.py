@@ -15,7 +15,6 @@ import torch
 from .count import Count, count
 
 DENSENET = "arXiv:1608.06993"
-DENSENET_README = "DenseNet authors' README"
 DENSENET_MEMORY = "arXiv:1707.06990"
 SQUEEZENET = "arXiv:1602.07360"
 MOBILENET_V1 = "arXiv:1704.04861"

@@ -39,11 +39,6 @@ class Guarded:
             raise AssertionError(f"{name}: {int(changed.sum())} elements of an input or its surroundings were written")
 
 
-def arrange(values: Tensor, layout: str) -> Tensor:
-    """`values` in a layout, guarded by NaN; `expanded` repeats the first image."""
-    return Guarded(values, layout).tensor
-
-
 @contextmanager
 def poisoned_outputs() -> Iterator[None]:
     """Fresh memory is filled with NaN: an output element that a kernel does not write shows as NaN, not as luck."""

@@ -1,12 +1,14 @@
 """The tolerance policy of lightops: three oracles, and the numbers behind them.
 
-Nothing else in the repository holds a tolerance.
+Every test of a kernel takes its tolerance from here. Tests that ask whether the right block ran at all compare float32
+networks to a thousandth.
 
 T1  exact: integer data sized so that no sum rounds; the result must equal the float64 reference rounded once to the
 output's dtype. T2  bounded: real data, elementwise `|result - float64 reference| <= c * u * S`; u is the unit roundoff
 of the dtype, S the same sum over absolute values (`oracle.magnitude`), which is what a rounding error of any summation
-order is measured by. T3  whole networks in float64 at `NETWORK_RTOL`, `NETWORK_ATOL`. In float32 a whole network is no
-gate: ReLU flips amplify, and stock against itself in the other layout already breaks every useful limit.
+order is measured by. T3  whole networks in float64 at `NETWORK_RTOL`, and `NETWORK_ATOL` of the largest output (or of
+1). In float32 a whole network is no gate: ReLU flips amplify, and stock against itself in the other layout already
+breaks every useful limit.
 """
 
 import torch
