@@ -2,6 +2,7 @@
 
 import ast
 import re
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -37,20 +38,33 @@ def part_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imported_parts(source: str, path: Path) -> set[str]:
-    """Parts of lightops that a file imports, wherever in it the import stands; relative imports resolved."""
+def imported_names(source: str, path: Path) -> set[str]:
+    """Dotted names that a file imports, wherever in it the import stands; relative imports resolved."""
     package = ("lightops", *path.relative_to(PACKAGE).parts[:-1])
-    parts = set()
+    found = set()
     for node in ast.walk(ast.parse(source)):
-        names = []
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
             base = ".".join(filter(None, (base, node.module)))
-            names = [f"{base}.{alias.name}" for alias in node.names]
-        parts |= {name.split(".")[1] for name in names if name.startswith("lightops.")}
-    return parts
+            found |= {f"{base}.{alias.name}" for alias in node.names}
+    return found
+
+
+def imported_parts(source: str, path: Path) -> set[str]:
+    """Parts of lightops that a file imports."""
+    return {name.split(".")[1] for name in imported_names(source, path) if name.startswith("lightops.")}
+
+
+def file_of(name: str) -> Path | None:
+    """The file that a dotted name, or a name in it, is of."""
+    for dotted in (name, name.rpartition(".")[0]):
+        base = ROOT.joinpath(*dotted.split("."))
+        for path in (base.with_suffix(".py"), base / "__init__.py"):
+            if path.is_file():
+                return path
+    return None
 
 
 def wrong_arrows(source: str, path: Path) -> list[str]:
@@ -66,6 +80,16 @@ def wrong_arrows(source: str, path: Path) -> list[str]:
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
 def test_python_imports_go_one_way(path):
     assert wrong_arrows(path.read_text(), path) == []
+
+
+def test_no_file_imports_itself_through_others():
+    """An import inside a function, where it hides such a circle, counts."""
+    graph = {
+        path: {found for name in imported_names(path.read_text(), path) if (found := file_of(name)) not in (None, path)}
+        for path in PACKAGE.rglob("*.py")
+    }
+    assert sum(map(len, graph.values())) > len(graph)
+    assert list(TopologicalSorter(graph).static_order())  # CycleError names the files
 
 
 @pytest.mark.parametrize(
