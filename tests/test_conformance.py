@@ -166,7 +166,7 @@ class TestTrainingLevel:
     def test_public_function_has_its_contract(self, op, function):
         text = (ROOT / TRAINING_SIBLINGS["public function"].format(op=op)).read_text()
         docstring = ast.get_docstring(functions_in(text)[function]) or ""
-        for part in ("`", "arXiv", "Shapes:", "dtypes:"):
+        for part in ("`", "arXiv", "Shapes:", "dtypes:", "Raises:"):
             assert part in docstring, f"the docstring of ops.training.{function} says nothing of {part!r}"
         assert "derivative" in docstring or "Differentiable in" in docstring
         assert f'"{function}",' in text, "defined on the dispatcher"

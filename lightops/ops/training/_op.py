@@ -16,6 +16,7 @@ from torch import Tensor
 from lightops import _env, _ext
 from lightops.kernels import cuda
 from lightops.ops._dispatch import KERNEL_DTYPES
+from lightops.ops._native import to_nhwc
 from lightops.ops.training._eager import eager
 from lightops.reference import ACTIVATIONS
 
@@ -206,6 +207,15 @@ def _gradients(out: Tensor, inputs: list[Tensor], grad: Tensor) -> list[Tensor]:
         return []
     grads = torch.autograd.grad(out, inputs, grad.to(out.dtype), allow_unused=True)
     return [torch.zeros_like(t) if g is None else g for t, g in zip(inputs, grads, strict=True)]
+
+
+def nhwc_input(op: str, x: Any) -> Tensor:
+    """The `[N, C, H, W]` that every op reads, channels innermost."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{op}: argument 'x' got {type(x).__name__}, wants torch.Tensor")
+    if x.dim() != 4:
+        raise ValueError(f"{op}: argument 'x' expected 4D input (got {x.dim()}D input of shape {list(x.shape)})")
+    return to_nhwc(x)[0]
 
 
 def innermost(x: Tensor, shape: Sequence[int]) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lightops.ops._check import check_act
 from lightops.ops._native import ACT_CODE, to_nhwc
 from lightops.ops.training._op import differentiate, sums
 
@@ -28,6 +29,7 @@ class Prologue(NamedTuple):
     def flat(self) -> tuple[Any, ...]:
         """The prologue's arguments of a schema, `batch` left out."""
         mean, var, weight, bias, eps, act, _ = self
+        check_act("prologue", "act", act)
         return mean, var, weight, bias, eps, ACT_CODE[act]
 
 

@@ -2,8 +2,7 @@
 
 from torch import Tensor
 
-from lightops.ops._native import to_nhwc
-from lightops.ops.training._op import define, sums
+from lightops.ops.training._op import define, nhwc_input, sums
 from lightops.reference import training as reference
 
 
@@ -12,8 +11,9 @@ def batch_stats(x: Tensor) -> tuple[Tensor, Tensor]:
 
     Without a derivative: an op whose prologue has `batch` set differentiates through the statistics itself.
     Shapes: x `[N, C, H, W]`, any strides. dtypes: float32, float64, bfloat16, float16; results float32 (float64).
+    Raises: TypeError for a non-tensor; ValueError for a non-4-D x; RuntimeError for another dtype or an empty x.
     """
-    return _op(to_nhwc(x.detach())[0])
+    return _op(nhwc_input("batch_stats", x).detach())
 
 
 def _fake(x: Tensor) -> tuple[Tensor, Tensor]:

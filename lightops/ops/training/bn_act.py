@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from lightops.ops._native import to_nhwc
-from lightops.ops.training._op import PROLOGUE, by_name, define, innermost
+from lightops.ops.training._op import PROLOGUE, by_name, define, innermost, nhwc_input
 from lightops.ops.training._prologue import Prologue, differentiate_prologue, prologue_fakes, prologue_grads
 from lightops.reference import ACTIVATIONS
 from lightops.reference import training as reference
@@ -17,10 +17,12 @@ def bn_act(x: Tensor, prologue: Prologue, residual: Tensor | None = None) -> Ten
     Shapes: x, residual and result `[N, C, H, W]`, channels innermost in the result.
     dtypes: float32, float64, bfloat16, float16; x and residual agree.
     Differentiable in x, the prologue's weight and bias, and residual.
+    Raises: TypeError for a non-tensor; ValueError for a non-4-D x or an unknown act; RuntimeError for a dtype,
+    device, shape or channel mismatch.
     """
     if residual is not None:
         residual = to_nhwc(residual)[0]
-    return _op(to_nhwc(x)[0], *prologue.flat(), residual, prologue.batch)
+    return _op(nhwc_input("bn_act", x), *prologue.flat(), residual, prologue.batch)
 
 
 def _fake(x: Tensor, *args: Any) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lightops.ops._native import to_nhwc
-from lightops.ops.training._op import PROLOGUE, by_name, define, innermost, sums
+from lightops.ops.training._op import PROLOGUE, by_name, define, innermost, nhwc_input, sums
 from lightops.ops.training._prologue import Prologue, differentiate_prologue, prologue_fakes, prologue_grads
 from lightops.reference import ACTIVATIONS
 from lightops.reference import training as reference
@@ -41,10 +41,12 @@ def bn_act_conv2d(
     padding is zeros of act(bn(x)). y has channels innermost; mean and variance `[O]`.
     dtypes: float32, float64, bfloat16, float16 of x, weight and bias alike; sums and statistics in float32 (float64).
     Differentiable in x, the prologue's weight and bias, weight and bias, through y alone.
+    Raises: TypeError for a non-tensor; ValueError for a non-4-D x or an unknown act; RuntimeError for a dtype,
+    device, shape or channel mismatch, an illegal geometry, a kernel larger than the padded input, or statistics of
+    an empty y.
     """
-    return _op(
-        to_nhwc(x)[0], *prologue.flat(), weight, bias, stride, padding, dilation, groups, pool, stats, prologue.batch
-    )
+    x = nhwc_input("bn_act_conv2d", x)
+    return _op(x, *prologue.flat(), weight, bias, stride, padding, dilation, groups, pool, stats, prologue.batch)
 
 
 def _fake(

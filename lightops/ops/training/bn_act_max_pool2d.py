@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lightops.ops._check import pool_out_size
 from lightops.ops._native import to_nhwc
-from lightops.ops.training._op import PROLOGUE, by_name, define, innermost
+from lightops.ops.training._op import PROLOGUE, by_name, define, innermost, nhwc_input
 from lightops.ops.training._prologue import Prologue, differentiate_prologue, prologue_fakes, prologue_grads
 from lightops.reference import ACTIVATIONS
 from lightops.reference import training as reference
@@ -29,8 +29,10 @@ def bn_act_max_pool2d(
     Shapes: x `[N, C, H, W]`, any strides; result `[N, C, OH, OW]`, channels innermost; sizes as `nn.MaxPool2d`'s.
     dtypes: float32, float64, bfloat16, float16.
     Differentiable in x and the prologue's weight and bias.
+    Raises: TypeError for a non-tensor; ValueError for a non-4-D x or an unknown act; RuntimeError for a dtype,
+    device, shape or channel mismatch, an illegal geometry or a window larger than the padded input.
     """
-    return _op(to_nhwc(x)[0], *prologue.flat(), kernel, stride, padding, ceil_mode, prologue.batch)
+    return _op(nhwc_input("bn_act_max_pool2d", x), *prologue.flat(), kernel, stride, padding, ceil_mode, prologue.batch)
 
 
 def _fake(

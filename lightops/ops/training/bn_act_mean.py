@@ -4,8 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightops.ops._native import to_nhwc
-from lightops.ops.training._op import PROLOGUE, by_name, define, innermost
+from lightops.ops.training._op import PROLOGUE, by_name, define, innermost, nhwc_input
 from lightops.ops.training._prologue import Prologue, differentiate_prologue, prologue_fakes, prologue_grads
 from lightops.reference import ACTIVATIONS
 from lightops.reference import training as reference
@@ -18,8 +17,10 @@ def bn_act_mean(x: Tensor, prologue: Prologue) -> Tensor:
     Shapes: x `[N, C, H, W]`, any strides; result `[N, C]`.
     dtypes: float32, float64, bfloat16, float16; summed in float32 (float64).
     Differentiable in x and the prologue's weight and bias.
+    Raises: TypeError for a non-tensor; ValueError for a non-4-D x or an unknown act; RuntimeError for a dtype,
+    device, shape or channel mismatch, or a map without pixels.
     """
-    return _op(to_nhwc(x)[0], *prologue.flat(), prologue.batch)
+    return _op(nhwc_input("bn_act_mean", x), *prologue.flat(), prologue.batch)
 
 
 def _fake(x: Tensor, *args: Any) -> Tensor:

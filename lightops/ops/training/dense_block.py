@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightops.ops._native import to_nhwc
-from lightops.ops.training._op import define, differentiate, innermost, sums
+from lightops.ops.training._op import define, differentiate, innermost, nhwc_input, sums
 from lightops.ops.training.bn_act_conv2d import like
 from lightops.reference import training as reference
 
@@ -51,12 +51,15 @@ def dense_block_train(
     Shapes: x `[N, C, H, W]`, any strides; w1 `[b, C + l*k, 1, 1]`, w2 `[k, b, 3, 3]`, w `[k, C + l*k, 3, 3]`.
     dtypes: float32, float64, bfloat16, float16 of x, weights and masks; gamma, beta and statistics float32 (float64).
     Differentiable in x and params, through the buffer alone.
+    Raises: TypeError for a non-tensor; ValueError for a non-4-D x; RuntimeError for a dtype, device, shape or
+    channel mismatch, or lists that are not of whole layers.
     """
+    x = nhwc_input("dense_block_train", x)
     absent = sums(x, 0)
     given = [absent if p is None else p for p in params]
     masks = [None if m is None else to_nhwc(m)[0] for m in masks]
     algo = min(winograd, 2)  # training has no larger tile
-    buffer, _, *stats = _op(to_nhwc(x)[0], mean, var, given, eps, frozen, masks, growth, bottleneck, algo)
+    buffer, _, *stats = _op(x, mean, var, given, eps, frozen, masks, growth, bottleneck, algo)
     return DenseBlockOut(buffer, *stats)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lightops.ops._native import to_nhwc
-from lightops.ops.training._op import define, differentiate, innermost
+from lightops.ops.training._op import define, differentiate, innermost, nhwc_input
 from lightops.ops.training.bn_act_conv2d import like
 from lightops.reference import training as reference
 
@@ -31,8 +31,10 @@ def fire_train(
     their outputs; result `[N, E1 + E3, H, W]`, channels innermost.
     dtypes: float32, float64, bfloat16, float16 of all tensors alike; sums in float32 (float64).
     Differentiable in every tensor.
+    Raises: TypeError for a non-tensor; ValueError for a non-4-D x; RuntimeError for a dtype, device, shape or
+    channel mismatch, or an unknown winograd.
     """
-    return _op(to_nhwc(x)[0], ws, bs, w1, b1, w3, b3, winograd)
+    return _op(nhwc_input("fire_train", x), ws, bs, w1, b1, w3, b3, winograd)
 
 
 def _reference(*args: Any) -> Tensor:

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightops.ops._check import pool_out_size
+from lightops.ops._check import check_act, pool_out_size
 from lightops.ops._native import ACT_CODE, to_nhwc
-from lightops.ops.training._op import define, differentiate, innermost
+from lightops.ops.training._op import define, differentiate, innermost, nhwc_input
 from lightops.ops.training.bn_act_conv2d import like
 from lightops.reference import ACTIVATIONS
 from lightops.reference import training as reference
@@ -37,9 +37,13 @@ def stem_train(
     innermost, sizes as `nn.MaxPool2d`'s. act "none" or "relu"; windows of at most 256 pixels.
     dtypes: float32, float64 of all tensors alike; others are computed by the reference.
     Differentiable in every tensor; the gradient of x, which an image does not need, is taken by the reference.
+    Raises: TypeError for a non-tensor; ValueError for a non-4-D x or an unknown act; RuntimeError for a dtype,
+    device, shape or channel mismatch, an illegal geometry or a window larger than the padded input.
     """
+    x = nhwc_input("stem_train", x)
+    check_act("stem_train", "act", act)
     code = ACT_CODE[act]
-    return _op(to_nhwc(x)[0], weight, bias, stride, padding, code, pool_kernel, pool_stride, pool_padding, ceil_mode)[0]
+    return _op(x, weight, bias, stride, padding, code, pool_kernel, pool_stride, pool_padding, ceil_mode)[0]
 
 
 def stem_train_fits(x: Tensor, act: str, pool_kernel: tuple[int, int]) -> bool:
