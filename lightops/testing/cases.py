@@ -4,6 +4,7 @@ Tests, micro-benchmarks and emulators all take their shapes from here.
 """
 
 from collections.abc import Iterator
+from itertools import product
 
 from lightops.testing.calls import Case
 
@@ -136,18 +137,16 @@ def window_tails(op: str) -> Iterator[Case]:
     """Kernels 1, 3, 5, 7 by stride, padding below the kernel and, where the op has it, dilation, over odd and even
     maps."""
     dilations = (1, 2) if op in ("bn_relu_conv2d", "depthwise_pointwise") else (1,)
-    for k in (1, 3, 5, 7):
-        for stride in (1, 2):
-            for padding in range(k // 2 + 1 if op == "max_pool2d" else k):
-                for dilation in dilations:
-                    for h, w in ((8, 9), (13, 7)):
-                        if dilation * (k - 1) + 1 > min(h, w) + 2 * padding:
-                            continue
-                        window = {"kernel": (k, k), "stride": (stride, stride), "padding": (padding, padding)}
-                        if len(dilations) > 1:
-                            window["dilation"] = (dilation, dilation)
-                        name = f"k{k}s{stride}p{padding}d{dilation}-{h}x{w}"
-                        yield Case(op, name, (2, 5, h, w), {**sized(op, out=6, inner=7), **window})
+    for k, stride in product((1, 3, 5, 7), (1, 2)):
+        paddings = range(k // 2 + 1 if op == "max_pool2d" else k)
+        for padding, dilation, (h, w) in product(paddings, dilations, ((8, 9), (13, 7))):
+            if dilation * (k - 1) + 1 > min(h, w) + 2 * padding:
+                continue
+            window = {"kernel": (k, k), "stride": (stride, stride), "padding": (padding, padding)}
+            if len(dilations) > 1:
+                window["dilation"] = (dilation, dilation)
+            name = f"k{k}s{stride}p{padding}d{dilation}-{h}x{w}"
+            yield Case(op, name, (2, 5, h, w), {**sized(op, out=6, inner=7), **window})
 
 
 WINDOW_OPS = ("bn_relu_conv2d", "depthwise_pointwise", "inverted_residual", "max_pool2d", "stem")

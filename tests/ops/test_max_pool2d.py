@@ -1,3 +1,5 @@
+from itertools import product
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -53,21 +55,18 @@ class TestMaxPool2d(OpSuite):
             assert (actual < -1).all()
             assert torch.equal(actual, F.max_pool2d(x, 3, 2, padding, ceil_mode=ceil_mode))
 
-    def test_sizes_follow_torch(self):
-        for size in range(1, 12):
-            for kernel in (1, 2, 3, 5):
-                for stride in (1, 2, 3):
-                    for padding in range(kernel // 2 + 1):
-                        for ceil_mode in (False, True):
-                            x = torch.randn(1, 2, size, size + 1)
-                            try:
-                                expected = F.max_pool2d(x, kernel, stride, padding, ceil_mode=ceil_mode)
-                            except RuntimeError:
-                                with pytest.raises(RuntimeError, match="too small"):
-                                    ops.max_pool2d(x, kernel, stride, padding, ceil_mode)
-                                continue
-                            actual = ops.max_pool2d(x, kernel, stride, padding, ceil_mode, backend="cpu")
-                            assert torch.equal(actual, expected), (size, kernel, stride, padding, ceil_mode)
+    @pytest.mark.parametrize("kernel", [1, 2, 3, 5])
+    def test_sizes_follow_torch(self, kernel):
+        for size, stride, padding, ceil_mode in product(range(1, 12), (1, 2, 3), range(kernel // 2 + 1), (False, True)):
+            x = torch.randn(1, 2, size, size + 1)
+            try:
+                expected = F.max_pool2d(x, kernel, stride, padding, ceil_mode=ceil_mode)
+            except RuntimeError:
+                with pytest.raises(RuntimeError, match="too small"):
+                    ops.max_pool2d(x, kernel, stride, padding, ceil_mode)
+                continue
+            actual = ops.max_pool2d(x, kernel, stride, padding, ceil_mode, backend="cpu")
+            assert torch.equal(actual, expected), (size, kernel, stride, padding, ceil_mode)
 
     def test_stride_defaults_to_the_kernel(self):
         x = torch.randn(1, 3, 9, 8)
