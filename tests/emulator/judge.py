@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import torch
-from cases import CASES, Case, dense_block_truth
+from block_cases import dense_block_truth
+from case import Case
+from cases import CASES
 from drawing import SENTINEL, compare
 from harness import Emulator, Gpu
 

@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).resolve().parents[2])]
 
-from cases import CASES, dense_block_truth  # noqa: E402
+from block_cases import dense_block_truth  # noqa: E402
+from cases import CASES  # noqa: E402
 from drawing import compare  # noqa: E402
 from training_cases import CASES as TRAINING_CASES  # noqa: E402
 from training_cases.case import check  # noqa: E402

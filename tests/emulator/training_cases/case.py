@@ -1,4 +1,4 @@
-"""A training case: like cases.Case, with several outputs of their own types."""
+"""A training case: like case.Case, with several outputs of their own types."""
 
 from __future__ import annotations
 
