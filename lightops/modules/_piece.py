@@ -72,6 +72,7 @@ class Piece:
         raise NotImplementedError
 
     def pack(self, params: Any, dtype: torch.dtype, winograd: int) -> Any:
+        """`params` folded and packed for activations of `dtype`, as `run` takes them."""
         raise NotImplementedError
 
     def run(self, x: Tensor, packed: Any, backend: str) -> Tensor:

@@ -59,6 +59,8 @@ class _Params(NamedTuple):
 
 @dataclass(frozen=True)
 class DenseBlockPiece(Piece):
+    """One dense layer or more, all of the same widths."""
+
     layers: tuple[LayerPaths, ...]
 
     op: ClassVar[str] = "dense_block"

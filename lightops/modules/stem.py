@@ -23,6 +23,8 @@ class _Params(NamedTuple):
 
 @dataclass(frozen=True)
 class StemPiece(Piece):
+    """A convolution with what follows it; `pool` is the path of a max-pool behind that."""
+
     unit: Unit
     pool: str | None = None
 
