@@ -97,7 +97,7 @@ asan: export ASAN_OPTIONS := detect_leaks=0:strict_string_checks=1
 asan: export UBSAN_OPTIONS := print_stacktrace=1
 asan: $(STAMPS)/test
 	$(PY) -m build_backend native
-	$(PY) setup.py --quiet build --build-base build/asan --build-lib $(ASAN_LIB)
+	$(PY) setup.py --quiet build --build-base build/asan --build-temp build/asan/temp --build-lib $(ASAN_LIB)
 	LD_PRELOAD="$(call runtime,libasan.so) $(call runtime,libstdc++.so)" PYTHONPATH=$(CURDIR)/$(ASAN_LIB):$(CURDIR) \
 	    OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -m "not long and not unsanitized" --ignore=tests/packaging \
 	    --ignore=tests/mutants --ignore=tests/emulator $(PYTEST_ARGS)

@@ -45,7 +45,8 @@ def _run_selftest(tools: plan.Toolchain, folder: Path, *launcher: str) -> None:
 def native() -> None:
     """Kernels with the C++ compiler alone and their self-test. `cuda` does the same for nvcc."""
     tools = plan.Toolchain(host.find_cxx())
-    _run_selftest(tools, plan.ROOT / "build" / ("native-sanitize" if tools.sanitize else "native"))
+    # Where `make asan` has setuptools build the package next, which then finds its kernels compiled.
+    _run_selftest(tools, plan.ROOT / "build" / ("asan/temp/native" if tools.sanitize else "native"))
 
 
 def cuda() -> None:

@@ -115,7 +115,7 @@ LIGHTOPS_INLINE void backward_group(const NormBackward<C>& n, const T* x, int64_
       Vec<C> dz = load_upto(du + v * L, left);
       if (G != Gate::open) {
         const Vec<C> z = value * scale[v] + shift[v];
-        if (G == Gate::bounds) dz = (z <= bounds.low) | (z >= bounds.high) ? Vec<C>{} : dz;
+        if (G == Gate::bounds) dz = ((z <= bounds.low) | (z >= bounds.high)) ? Vec<C>{} : dz;
         else dz *= slope<C>(z, n.act);
       }
       const Vec<C> off = value - mean[v];

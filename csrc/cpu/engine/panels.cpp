@@ -4,19 +4,12 @@ namespace lightops {
 namespace LIGHTOPS_ISA {
 namespace {
 
-template <int... J> struct Sequence {};
-template <int N> struct UpTo;
-template <> struct UpTo<2> { using type = Sequence<0, 1>; };
-template <> struct UpTo<4> { using type = Sequence<0, 1, 2, 3>; };
-template <> struct UpTo<8> { using type = Sequence<0, 1, 2, 3, 4, 5, 6, 7>; };
-template <> struct UpTo<16> { using type = Sequence<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15>; };
-
 // Of rows i and i + D, i without bit D: what has bit D in its row and not in its lane changes places with what has it in its
 // lane and not in its row.
 template <class C, int D, int... J> LIGHTOPS_INLINE void exchange(Vec<C>& a, Vec<C>& b, Sequence<J...>) {
   constexpr int L = kLanes<C>;
-  const Vec<C> low = __builtin_shuffle(a, b, Lanes<C>{((J & D) ? L + J - D : J)...});
-  b = __builtin_shuffle(a, b, Lanes<C>{((J & D) ? L + J : J + D)...});
+  const Vec<C> low = shuffle<C, ((J & D) ? L + J - D : J)...>(a, b);
+  b = shuffle<C, ((J & D) ? L + J : J + D)...>(a, b);
   a = low;
 }
 template <class C, int D> struct Stages {
@@ -24,7 +17,7 @@ template <class C, int D> struct Stages {
     Stages<C, D / 2>::run(rows);
 #pragma GCC unroll 16
     for (int i = 0; i < kLanes<C>; ++i)
-      if (!(i & D)) exchange<C, D>(rows[i], rows[i + D], typename UpTo<kLanes<C>>::type{});
+      if (!(i & D)) exchange<C, D>(rows[i], rows[i + D], EachLane<C>{});
   }
 };
 template <class C> struct Stages<C, 0> {

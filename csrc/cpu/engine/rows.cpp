@@ -161,32 +161,24 @@ void accumulate_pixels(const void* in, DType type, int64_t in_stride, int64_t pi
 
 namespace {
 
-// Lane selections that turn L pixels of three planes into 3 L interleaved values: output vector j first merges planes 0
-// and 1 (`pair`), then puts in plane 2 (`third`).
-template <class C> struct Interleave3 {
-  Lanes<C> pair[3], third[3];
-
-  Interleave3() {
-    constexpr int L = kLanes<C>;
-    for (int j = 0; j < 3; ++j)
-      for (int i = 0; i < L; ++i) {
-        const int pixel = (j * L + i) / 3, channel = (j * L + i) % 3;
-        pair[j][i] = channel == 1 ? L + pixel : channel == 0 ? pixel : 0;
-        third[j][i] = channel == 2 ? L + pixel : i;
-      }
-  }
-};
+// Vector J of the 3 L values that L pixels of three planes are interleaved: planes 0 and 1 are merged, then plane 2 put in.
+template <class C, int J, int... I>
+LIGHTOPS_INLINE Vec<C> interleaved(Vec<C> a, Vec<C> b, Vec<C> c, Sequence<I...>) {
+  constexpr int L = kLanes<C>, from = J * L;
+  const Vec<C> pair = shuffle<C, ((from + I) % 3 == 2 ? 0 : (from + I) % 3 * L + (from + I) / 3)...>(a, b);
+  return shuffle<C, ((from + I) % 3 == 2 ? L + (from + I) / 3 : I)...>(pair, c);
+}
 
 template <class C, class T>
 void interleave(const T* planes, int64_t channels, int64_t plane, int64_t width, C* out) {
   constexpr int L = kLanes<C>;
   if (channels == 3) {  // images: scalar stores took 60% of MobileNet's whole stem
-    static const Interleave3<C> lanes;
     int64_t x = 0;
     for (; x + L <= width; x += L) {
       const Vec<C> a = load(planes + x), b = load(planes + plane + x), c = load(planes + 2 * plane + x);
-      for (int j = 0; j < 3; ++j)
-        store(out + x * 3 + j * L, __builtin_shuffle(__builtin_shuffle(a, b, lanes.pair[j]), c, lanes.third[j]));
+      store(out + x * 3, interleaved<C, 0>(a, b, c, EachLane<C>{}));
+      store(out + x * 3 + L, interleaved<C, 1>(a, b, c, EachLane<C>{}));
+      store(out + x * 3 + 2 * L, interleaved<C, 2>(a, b, c, EachLane<C>{}));
     }
     planes += x;
     out += x * 3;

@@ -59,12 +59,29 @@ template <> struct VecOf<double> {
   using lanes = VecL;
 };
 template <class C> using Vec = typename VecOf<C>::type;
-template <class C> using Lanes = typename VecOf<C>::lanes;  // lane numbers, for shuffles
+template <class C> using Lanes = typename VecOf<C>::lanes;  // of comparisons
 template <class C> constexpr int kLanes = kVecBytes / int(sizeof(C));
 
 template <class T> struct ComputeOf { using type = float; };
 template <> struct ComputeOf<double> { using type = double; };
 template <class T> using Compute = typename ComputeOf<T>::type;
+
+template <int... J> struct Sequence {};
+template <int N> struct UpTo;
+template <> struct UpTo<2> { using type = Sequence<0, 1>; };
+template <> struct UpTo<4> { using type = Sequence<0, 1, 2, 3>; };
+template <> struct UpTo<8> { using type = Sequence<0, 1, 2, 3, 4, 5, 6, 7>; };
+template <> struct UpTo<16> { using type = Sequence<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15>; };
+template <class C> using EachLane = typename UpTo<kLanes<C>>::type;
+
+// Lane i is the I[i]-th of a and b laid end to end. GCC knows Clang's form from release 12 on.
+template <class C, int... I> LIGHTOPS_INLINE Vec<C> shuffle(Vec<C> a, Vec<C> b) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, I...);
+#else
+  return __builtin_shuffle(a, b, typename VecOf<C>::lanes{I...});
+#endif
+}
 
 constexpr int64_t kCacheLine = 64;
 

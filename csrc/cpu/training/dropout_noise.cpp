@@ -26,7 +26,11 @@ LIGHTOPS_INLINE uint32_t twist(uint32_t u, uint32_t v) {
 void next_words(uint32_t* words) {
   int64_t i = 0;
   for (; i < kWords - kReach; ++i) words[i] = words[i + kReach] ^ twist(words[i], words[i + 1]);
+#if defined(__clang__)
+#pragma clang loop vectorize(assume_safety)
+#else
 #pragma GCC ivdep
+#endif
   for (; i < kWords - 1; ++i) words[i] = words[i - (kWords - kReach)] ^ twist(words[i], words[i + 1]);
   words[i] = words[i - (kWords - kReach)] ^ twist(words[i], words[0]);
 }

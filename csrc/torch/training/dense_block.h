@@ -24,7 +24,8 @@ struct DenseLists {
 template <class Check>
 void dense_layers(const Check& check, const DenseLists& lists, DenseBlockTrainParams* p,
                   std::vector<DenseTrainLayer>* out) {
-  const auto& [params, eps, frozen, masks] = lists;
+  const OptionalTensors &params = lists.params, &frozen = lists.frozen, &masks = lists.masks;
+  const std::vector<double>& eps = lists.eps;
   const char* const op = check.op;
   const bool bottleneck = p->bottleneck > 0;
   const size_t each = lists.each(p->bottleneck), norms = bottleneck ? 2 : 1;
