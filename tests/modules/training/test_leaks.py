@@ -67,6 +67,7 @@ def _abandoned(module: nn.Module, x: torch.Tensor):
 KINDS = {"steps": _step, "failing calls": _failing, "graphs without a backward": _abandoned}
 
 
+@pytest.mark.unsanitized
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["dense_block", "inverted_residual", "fire", "stem", "transition", "sequential"])
 def test_nothing_is_kept(name: str, kind: str) -> None:
