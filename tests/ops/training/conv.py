@@ -12,17 +12,19 @@ from torch import Tensor
 
 from lightops.reference import training as reference
 from tests.ops.training.oracle import (
-    DX_FACTOR,
+    Judge,
     Norm,
     bounded,
+    check_norm_gradients,
     check_threads,
     draw,
-    exact,
     exact_norm,
     gradients,
-    magnitude_norm_backward,
+    judge_bounded,
+    judge_exact,
     magnitude_u,
     run,
+    sliced,
     upstream,
     whole,
 )
@@ -34,7 +36,6 @@ WINOGRAD = 4.0
 EVERYTHING = (True, True, True, True)
 
 Pair = tuple[int, int]
-Judge = Callable[[Tensor, Tensor | None, Tensor, int, float], object]
 
 
 class Case(NamedTuple):
@@ -147,15 +148,6 @@ def magnitude_conv(case: Case, s_u: Tensor, weight: Tensor, bias: Tensor | None 
     return F.conv2d(s_u, weight.double().abs(), bias, case.stride, case.padding, case.dilation, case.groups)
 
 
-def judge_bounded(actual: Tensor, expected: Tensor | None, magnitude: Tensor, terms: int, factor: float) -> None:
-    bounded(actual, expected, magnitude.detach(), terms, factor)
-
-
-def judge_exact(actual: Tensor, expected: Tensor | None, magnitude: Tensor, terms: int, factor: float) -> None:
-    del magnitude, terms, factor
-    exact(actual, expected)
-
-
 def check_forward(call: Call, results: tuple[Tensor, Tensor, Tensor], judge: Judge) -> None:
     case, weight = call.case, call.weight
     y, mean, var = results
@@ -171,24 +163,34 @@ def check_forward(call: Call, results: tuple[Tensor, Tensor, Tensor], judge: Jud
 
 def check_backward(call: Call, results: tuple[Tensor, ...], dy: Tensor, judge: Judge) -> None:
     case, x, n, weight, bias = call
-    dx, dgamma, dbeta, dweight, dbias = results
-    assert dx.is_contiguous(memory_format=torch.channels_last)
+    *norm_gradients, dweight, dbias = results
     expected = gradients(expected_forward(call, n.batch), [x, n.gamma, n.beta, weight, bias], dy)
     s_u = magnitude_u(x, n).requires_grad_()
     s_w = weight.double().abs().requires_grad_()
     s_du, s_dw = torch.autograd.grad(magnitude_conv(case, s_u, s_w), [s_u, s_w], dy.double().abs())
-    s_dx, s_gamma, s_beta = magnitude_norm_backward(x, n, s_du)
     # A du is a sum over the taps and output channels that read its pixel.
     pixels, terms = x.numel() // x.shape[1], weight.numel() // (weight.shape[1] * case.groups)
-    judge(dx, expected[0], s_dx, terms + pixels, DX_FACTOR * case.factor())
-    if n.mean is not None:
-        judge(dgamma, expected[1], s_gamma, terms + pixels, case.factor())
-        judge(dbeta, expected[2], s_beta, terms + pixels, case.factor())
-    else:
-        assert dgamma.numel() == dbeta.numel() == 0
+    check_norm_gradients(norm_gradients, expected, x, n, s_du, judge, terms=terms, factor=case.factor())
     judge(dweight, expected[3], s_dw, pixels, case.factor())
     if bias is not None:
         judge(dbias, expected[4], dy.double().abs().sum((0, 2, 3)), pixels, 1.0)
+
+
+def check_boundedly(case: Case, dtype: torch.dtype) -> None:
+    """Real numbers against float64, dense and as slices of wider buffers that are NaN elsewhere."""
+    call = drawn(case, dtype)
+    guarded = sliced(call.x)
+    slices = call._replace(x=guarded.tensor)
+    results, again = call.forward(), slices.forward()
+    dy = upstream(tuple(results[0].shape), dtype)
+    guarded_dy = sliced(dy)
+    back, from_slices = call.backward(dy), slices.backward(guarded_dy.tensor)
+    guarded.check_unchanged("x")
+    guarded_dy.check_unchanged("dy")
+    for found in (results, again):
+        check_forward(call, found, judge_bounded)
+    for found in (back, from_slices):
+        check_backward(call, found, dy, judge_bounded)
 
 
 def check_exactly(case: Case, dtype: torch.dtype) -> None:

@@ -6,7 +6,7 @@ side is right.
 """
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -192,6 +192,44 @@ def bounded(actual: Tensor, expected: Tensor | None, magnitude: Tensor, terms: i
 
 def exact(actual: Tensor, expected: Tensor) -> None:
     check_exact(actual, expected)
+
+
+Judge = Callable[[Tensor, Tensor | None, Tensor, int, float], object]
+
+
+def judge_bounded(actual: Tensor, expected: Tensor | None, magnitude: Tensor, terms: int, factor: float) -> None:
+    """T2, as a `Judge`."""
+    bounded(actual, expected, magnitude.detach(), terms, factor)
+
+
+def judge_exact(actual: Tensor, expected: Tensor | None, magnitude: Tensor, terms: int, factor: float) -> None:
+    """T1, as a `Judge`."""
+    del magnitude, terms, factor
+    exact(actual, expected)
+
+
+def check_norm_gradients(
+    results: Sequence[Tensor],
+    expected: Sequence[Tensor | None],
+    x: Tensor,
+    n: Norm,
+    s_du: Tensor,
+    judge: Judge,
+    *,
+    terms: int = 0,
+    factor: float = 1.0,
+) -> None:
+    """dx, dgamma and dbeta of a prologue, given S of du; `terms` and `factor` are those of du."""
+    dx, dgamma, dbeta = results
+    assert dx.is_contiguous(memory_format=torch.channels_last)
+    s_dx, s_gamma, s_beta = magnitude_norm_backward(x, n, s_du)
+    terms += x.numel() // x.shape[1]
+    judge(dx, expected[0], s_dx, terms, DX_FACTOR * factor)
+    if n.gamma is None:
+        assert dgamma.numel() == dbeta.numel() == (0 if n.mean is None else x.shape[1])
+    else:
+        judge(dgamma, expected[1], s_gamma, terms, factor)
+        judge(dbeta, expected[2], s_beta, terms, factor)
 
 
 def sliced(t: Tensor) -> Guarded:

@@ -7,17 +7,15 @@ from tests.ops.training.conv import (
     EVERYTHING,
     Case,
     check_any_threads,
-    check_backward,
+    check_boundedly,
     check_empty_batch,
     check_exactly,
-    check_forward,
     check_needs,
     check_without_statistics,
     drawn,
     expected_y,
-    judge_bounded,
 )
-from tests.ops.training.oracle import DTYPES, ISAS, isa, sliced, upstream
+from tests.ops.training.oracle import DTYPES, ISAS, isa
 
 CASES = (
     Case((1, 1, 1, 2), 1),
@@ -51,21 +49,8 @@ CASES = (
 @pytest.mark.parametrize("name", ISAS)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_bounded(name, dtype, case):
-    """Real numbers against float64, dense and as slices of wider buffers that are NaN elsewhere."""
-    call = drawn(case, dtype)
-    guarded = sliced(call.x)
-    slices = call._replace(x=guarded.tensor)
     with isa(name):
-        results, again = call.forward(), slices.forward()
-        dy = upstream(tuple(results[0].shape), dtype)
-        guarded_dy = sliced(dy)
-        back, from_slices = call.backward(dy), slices.backward(guarded_dy.tensor)
-    guarded.check_unchanged("x")
-    guarded_dy.check_unchanged("dy")
-    for found in (results, again):
-        check_forward(call, found, judge_bounded)
-    for found in (back, from_slices):
-        check_backward(call, found, dy, judge_bounded)
+        check_boundedly(case, dtype)
 
 
 # In 16 bits dz is stored, and whole numbers beyond 256 round there.

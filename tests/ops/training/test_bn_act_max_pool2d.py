@@ -10,18 +10,20 @@ from lightops.reference import ACTIVATIONS
 from lightops.reference import training as reference
 from tests.ops.training.oracle import (
     DTYPES,
-    DX_FACTOR,
     ISAS,
+    Judge,
     Norm,
     accumulate,
     bounded,
+    check_norm_gradients,
     check_threads,
     draw,
     exact,
     exact_norm,
     gradients,
     isa,
-    magnitude_norm_backward,
+    judge_bounded,
+    judge_exact,
     magnitude_u,
     run,
     sliced,
@@ -101,31 +103,19 @@ def apart(shape: tuple[int, ...], dtype: torch.dtype, act: str, batch: bool) -> 
     return x.contiguous(memory_format=torch.channels_last), made
 
 
-def check(x: Tensor, n: Norm, pool: Pool, judge) -> None:
+def check(x: Tensor, n: Norm, pool: Pool, judge: Judge) -> None:
     guarded = sliced(x)
     out = call_forward(x, n, pool)
     assert torch.equal(out, call_forward(guarded.tensor, n, pool))
     judge(out, value(x, n, pool), F.max_pool2d(magnitude_u(x, n), *pool[:3], 1, pool.ceil_mode), 1, 1.0)
-    dy = upstream(tuple(out.shape), x.dtype) if judge is bounded else whole(tuple(out.shape), 3, 4, x.dtype)
+    dy = upstream(tuple(out.shape), x.dtype) if judge is judge_bounded else whole(tuple(out.shape), 3, 4, x.dtype)
     guarded_dy = sliced(dy)
     expected = gradients(forward(n, pool, n.batch), [x, n.gamma, n.beta], dy)
-    s_dx, s_gamma, s_beta = magnitude_norm_backward(x, n, routed(x, n, pool, dy.double().abs()))
-    terms = x.numel() // x.shape[1]
+    s_du = routed(x, n, pool, dy.double().abs())
     for a, b in ((dy, x), (guarded_dy.tensor, guarded.tensor)):
-        dx, dgamma, dbeta = call_backward(a, b, n, pool)
-        assert dx.is_contiguous(memory_format=torch.channels_last)
-        judge(dx, expected[0], s_dx, terms, DX_FACTOR)
-        if n.gamma is not None:
-            judge(dgamma, expected[1], s_gamma, terms, 1.0)
-            judge(dbeta, expected[2], s_beta, terms, 1.0)
-        else:
-            assert dgamma.numel() == dbeta.numel() == (0 if n.mean is None else x.shape[1])
+        check_norm_gradients(call_backward(a, b, n, pool), expected, x, n, s_du, judge)
     guarded.check_unchanged("x")
     guarded_dy.check_unchanged("dy")
-
-
-def judge_exact(actual: Tensor, expected: Tensor, magnitude: Tensor, terms: int, factor: float) -> None:
-    exact(actual, expected)
 
 
 @pytest.mark.parametrize("name", ISAS)
@@ -137,7 +127,7 @@ class TestBnActMaxPool2d:
         with isa(name):
             for seed, (shape, pool) in enumerate(CASES):
                 x, n = draw(shape, dtype, act, seed=seed, batch=batch, affine=seed % 2 == 0)
-                check(x, n, pool, bounded)
+                check(x, n, pool, judge_bounded)
 
     @pytest.mark.parametrize("act", ["none", "relu", "relu6"])
     @pytest.mark.parametrize("batch", [False, True])
@@ -146,7 +136,7 @@ class TestBnActMaxPool2d:
         with isa(name):
             for shape, pool in CASES:
                 if shape[2] * shape[3] < 120:
-                    check(*apart(shape, dtype, act, batch), pool, bounded)
+                    check(*apart(shape, dtype, act, batch), pool, judge_bounded)
 
     @pytest.mark.parametrize("act", ["none", "relu", "relu6"])
     @pytest.mark.parametrize("normed", [False, True])
