@@ -183,7 +183,8 @@ ConvPlan plan_conv(const ConvProblem& p, const Device& device) {
   a.images = static_cast<int>(p.x.n);
   const Geometry& g = a.geometry;
   const int taps = g.kernel_h * g.kernel_w;
-  const bool plain = taps == 1 && g.stride_h == 1 && g.stride_w == 1 && g.pad_h == 0 && g.pad_w == 0;
+  const bool plain =
+      taps == 1 && g.stride_h == 1 && g.stride_w == 1 && g.pad_h == 0 && g.pad_w == 0 && p.lattice.width == 0;
   plan.pooled_output = p.pooled;
   plan.load = p.average_pool ? Load::pooled : p.gathered ? Load::gathered : plain ? Load::pointwise : Load::spatial;
   const int64_t depth = p.gathered ? static_cast<int64_t>(taps) * p.x.c : p.x.c;
@@ -257,7 +258,7 @@ ConvPlan plan_conv(const ConvProblem& p, const Device& device) {
 
   // A grid that leaves multiprocessors idle splits the reduction; a second kernel adds the parts in order.
   const int64_t room = plan.blocks ? device.multiprocessors / plan.blocks : 0;
-  if (!p.pooled && room >= 2 && a.chunks >= 2 * kChunksPerSplit) {
+  if (!p.pooled && p.lattice.width == 0 && room >= 2 && a.chunks >= 2 * kChunksPerSplit) {
     const int splits = static_cast<int>(std::min<int64_t>({room, a.chunks / kChunksPerSplit, 16}));
     a.chunks_per_split = static_cast<int>(ceil_div(a.chunks, splits));
     plan.splits = static_cast<int>(ceil_div(a.chunks, a.chunks_per_split));

@@ -39,8 +39,16 @@ Tile halo_tile(int th, int tw, const Geometry& geometry, Lines lines);
 // The tile with the least work for the map; false when not even one pixel fits.
 bool choose_tile(const TileLimits& limits, const Geometry& geometry, int out_h, int out_w, Tile* chosen);
 
+// Outputs that lie apart in a larger map: pixel (y, x) is pixel (y * step[0] + first[0], x * step[1] + first[1]) of a map `width` wide,
+// whose strides and data `out` has. For the gradient of a strided convolution's input (training/gradient_conv.h) alone.
+struct Lattice {
+  int64_t width = 0;  // 0: outputs side by side
+  int64_t step[2] = {1, 1}, first[2] = {0, 0};
+};
+
 struct ConvProblem {
   Nhwc x, out, residual;
+  Lattice lattice;
   int element_bytes = 4;
   Window window;
   const void *scale = nullptr, *shift = nullptr;

@@ -64,16 +64,28 @@ GEMM_MUTANTS = {
         "? group : group",
         ["pack_weight"],
     ),
-    "zeros missing in a column": (
-        "training/input_gradient.cu",
-        "from_x * a.stride_w == x",
-        "from_x * a.stride_w <= x",
+    "strided gradient: columns from the first on": (
+        "training/gradient_conv.cuh",
+        "x * a.step_w + a.first_w : -1",
+        "x * a.step_w : -1",
         ["bn_act_dense_backward"],
+    ),
+    "strided gradient: taps side by side": (
+        "training/input_gradient.cu",
+        "    p.weight.stride[2 + axis] *= taps[axis].step;\n",
+        "",
+        ["bn_act_dense_backward"],
+    ),
+    "strided gradient: dilation of the forward pass": (
+        "training/input_gradient.cu",
+        "taps.dilation = taps.step * dilation / stride;",
+        "taps.dilation = dilation;",
+        ["masked_gradient", "bn_act_dense_backward"],
     ),
     "padding of the forward pass": (
         "training/input_gradient.cu",
-        "g.window.dilation[axis] * (g.window.kernel[axis] - 1) - g.window.padding[axis]",
-        "g.window.padding[axis]",
+        "taps.padding = (taps.count - 1) * taps.dilation - reach;",
+        "taps.padding = reach;",
         ["bn_act_dense_backward"],
     ),
     "gradient of an average of two": (

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from harness import DTYPE_CODES, Gpu, nhwc_fields, pointer, window_fields
+from harness import DTYPE_CODES, Gpu, nhwc_fields, norm_fields, pointer, window_fields
 from torch import Tensor
 from training_cases.norm_truth import Norm
 
@@ -121,11 +121,21 @@ def depthwise_backward(c: int, hw: int, stride: int) -> Call:
     return call
 
 
+def strided_gradient(c: int, o: int, hw: int) -> Call:
+    """The input gradient alone: of x nothing is read."""
+    x, dy, dx, w = image(c, hw), image(o, hw // 2), image(c, hw), torch.randn(o, c, 3, 3).to(DTYPE)
+    call = Call("bn_act_conv2d_backward", [DTYPE_CODES[DTYPE]], {"dy": dy}, {"dx": dx}, {"x": x, "w": w})
+    call.fields += [*nhwc_fields(dy), *nhwc_fields(x), *norm_fields(), 0, pointer(w), *window_fields(3, 2, 1), 1, 0]
+    call.fields += [*nhwc_fields(dx), 0, 0, 0, 0]
+    return call
+
+
 # A single image is cut finest: strips of seven rows, which read nine, and blocks of 32 columns, which read 34; of dy at
 # stride 2, eight rows and 18 columns for 16. A batch of 256 has strips of 28 rows and blocks of whole rows.
 STRIP, STRIP_STRIDED = 9 / 7 * 34 / 32 * 1.01, 8 / 7 * 18 / 16
 # Blocks of a row or so: a pooled row reads three rows of x, two of them new; a row of x reads up to two pooled ones.
 POOL, POOL_GRADIENT = 1.25, 2.75
+STRIDED_GRADIENT = 4.3
 # What is moved of each tensor, times its size. Two passes over x where batch statistics need their sums first.
 NETWORK = {
     "densenet121 norm of a block's buffer": (batch_stats, (256, 56), {"x": 1}),
@@ -148,6 +158,8 @@ NETWORK = {
     "mobilenet_v1 dw3, backward": (depthwise_backward, (64, 112, 2), {"x": 2, "dy": 2 * STRIP_STRIDED, "dx": 1}),
     "mobilenet_v1 dw6, backward": (depthwise_backward, (256, 28, 1), {"x": 2, "dy": 2 * STRIP, "dx": 1}),
     "mobilenet_v1 dw14, backward": (depthwise_backward, (1024, 7, 1), {"x": 2, "dy": 2, "dx": 1}),
+    # Four classes of pixels read dy, a quarter of dx in size, three of them with a border.
+    "3x3 at stride 2, input gradient": (strided_gradient, (64, 64, 56), {"dy": STRIDED_GRADIENT, "dx": 1}),
 }
 
 

@@ -102,9 +102,9 @@ struct Backward {
   }
 
   // Input gradients of the layer's convolutions, through the norms before them.
-  MaskedGradient into_middle(const DenseStep& s, int64_t i) const { return {through_second(s), norm2(s, i)}; }
+  MaskedGradient into_middle(const DenseStep& s, int64_t i) const { return {{through_second(s)}, norm2(s, i)}; }
   MaskedGradient into_prefix(const DenseStep& s, int64_t i) const {
-    return {f.bottleneck ? through_first(s) : through_second(s), norm1(s, i)};
+    return {{f.bottleneck ? through_first(s) : through_second(s)}, norm1(s, i)};
   }
 
   // Weight gradient of a convolution that reads act(norm(x)).

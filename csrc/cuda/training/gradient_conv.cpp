@@ -14,7 +14,10 @@ GradientPlan plan_gradient(const GradientProblem& p, const Device& device) {
   GradientPlan plan;
   Device rest = device;
   rest.shared_limit -= kNormBytes;
-  plan.conv = plan_conv(p.conv, rest);
+  ConvProblem conv = p.conv;
+  const bool taps = conv.window.kernel[0] > 0 && conv.window.kernel[1] > 0;
+  if (!taps) conv.window = Window{};
+  plan.conv = plan_conv(conv, rest);
   const ConvPlan& c = plan.conv;
   const bool flat = c.load == Load::pointwise;
   if (c.refusal || c.splits > 1 || (!flat && c.load != Load::spatial) || (flat && !dense_images(p.x))) return plan;
@@ -23,6 +26,11 @@ GradientPlan plan_gradient(const GradientProblem& p, const Device& device) {
   plan.conv.shared += kNormBytes;
   GradientArgs& a = plan.args;
   a.conv = c.args;
+  if (!taps) a.conv.chunks = a.conv.steps = 0;
+  const Lattice& l = p.conv.lattice;
+  a.map_width = l.width ? static_cast<int>(l.width) : a.conv.out.width;
+  a.step_h = static_cast<int>(l.step[0]), a.step_w = static_cast<int>(l.step[1]);
+  a.first_h = static_cast<int>(l.first[0]), a.first_w = static_cast<int>(l.first[1]);
   a.x = view_of(p.x, p.conv.element_bytes);
   a.x.height = a.conv.out.height;
   a.x.width = a.conv.out.width;

@@ -30,6 +30,16 @@ LIGHTOPS_DEVICE void load_staged(float (&v)[kChunkElements<Math>], const float* 
   }
 }
 
+// As Tables::fill_pixels, of a lattice of outputs.
+LIGHTOPS_DEVICE void fill_lattice(int* pixels, const GradientArgs& a, TilePlace place, int m, int threads) {
+  const Tile& t = a.conv.tile;
+  for (int r = thread_index(); r < m; r += threads) {
+    const int row = divided(r, t.by_tile_w), y = place.y + row, x = place.x + r - row * t.tile_w;
+    const bool on = r < t.tile_h * t.tile_w && y < a.conv.out.height && x < a.conv.out.width;
+    store_shared(pixels + r, on ? (y * a.step_h + a.first_h) * a.map_width + x * a.step_w + a.first_w : -1);
+  }
+}
+
 template <class Math, int kRows, int kColumns, int kThreads>
 struct MaskedStore {
   static constexpr int kElements = kChunkElements<Math>, kChunks = kColumns / kElements, kStep = kThreads / kChunks;
@@ -141,7 +151,7 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(Block::kThreads, Block::kBlocks)
                 "the sums take the place of the tables and of the staged tile");
   const int tile = block_x() / c.column_tiles, column = (block_x() - tile * c.column_tiles) * Block::kN;
   const TilePlace place = place_tile(c.tile, tile);
-  tables.fill_pixels(c.tile, place, c.out.height, c.out.width, Block::kM, Block::kThreads);
+  fill_lattice(tables.pixel, a, place, Block::kM, Block::kThreads);
   tables.fill_bias(nullptr, column, c.out.channels, Block::kN, Block::kThreads);
   const int taps = !Loader::kManyTaps ? 1 : c.geometry.kernel_h * c.geometry.kernel_w;
   const int group = !Loader::kManyTaps ? 1 : c.tap_group;

@@ -12,9 +12,11 @@ struct GradientArgs {
   const float *scale, *shift, *mean;  // [C] of the norm; null: z = x
   int act;
   bool scaled;  // dz times scale goes out
+  int map_width, step_h, step_w, first_h, first_w;  // of the lattice of outputs
   float* sums;  // of every tile of pixels: [2][C], dz and dz * (x - mean); or null
 };
 
+// A window without taps: du is zero.
 // du = the convolution, rounded; dz = du * act'(z), z = x * scale + shift; out = residual + (scale *) dz.
 struct GradientProblem {
   ConvProblem conv;

@@ -1,6 +1,7 @@
 #include "training/input_gradient.h"
 
-#include "addressing.cuh"
+#include <algorithm>
+
 #include "conv_launch.h"
 #include "training/channel_pass.h"
 #include "training/masked_gradient.h"
@@ -9,100 +10,92 @@
 namespace lightops::cuda {
 namespace {
 
-constexpr int kThreads = 256;
+// Along one axis: the taps that pixels `rest` modulo the stride are hit by are first, first + step, ... With q = pixel / stride, the t-th
+// of them from the last on reads dy at q - padding + t * dilation.
+struct Taps { int64_t count = 0, first = 0, step = 1, padding = 0, dilation = 1; };
+Taps taps_of(const Window& w, int axis, int64_t rest) {
+  const int64_t stride = w.stride[axis], dilation = w.dilation[axis], kernel = w.kernel[axis];
+  const auto hit = [&](int64_t tap) { return (rest + w.padding[axis] - tap * dilation) % stride == 0; };
+  Taps taps;
+  while (taps.first < kernel && !hit(taps.first)) ++taps.first;
+  if (taps.first == kernel) return {};
+  while (taps.first + taps.step < kernel && !hit(taps.first + taps.step)) ++taps.step;
+  taps.count = (kernel - taps.first - 1) / taps.step + 1;
+  // With one tap there is no distance; `step` may then be none of the progression's.
+  if (taps.count > 1) taps.dilation = taps.step * dilation / stride;
+  const int64_t reach = (rest + w.padding[axis] - taps.first * dilation) / stride;
+  taps.padding = (taps.count - 1) * taps.dilation - reach;
+  return taps;
+}
 
-// dy with zeros between its pixels: out[y * stride_h, x * stride_w] = in[y, x].
-struct SpreadArgs {
-  View in, out;
-  int64_t chunks;  // of all pixels
-  int row_chunks;  // of a pixel
-  int stride_h, stride_w;
+// One class of pixels of dx: a convolution of dy, and its weights.
+struct Part {
+  PackProblem pack;
+  ConvProblem conv;
 };
 
-// One thread per 16-byte chunk of the output. Bits are moved, not numbers: one kernel serves both 16-bit types.
-template <class Math>
-LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kThreads, 4) spread_kernel(LIGHTOPS_PARAMS(SpreadArgs) a) {
-  const int64_t index = static_cast<int64_t>(block_x()) * kThreads + thread_index();
-  const bool on = index < a.chunks;
-  const int64_t pixel = on ? index / a.row_chunks : 0;
-  const int c = on ? static_cast<int>(index - pixel * a.row_chunks) * kChunkElements<Math> : 0;
-  const int64_t line = pixel / a.out.width;
-  const int x = static_cast<int>(pixel - line * a.out.width), image = static_cast<int>(line / a.out.height);
-  const int y = static_cast<int>(line - static_cast<int64_t>(image) * a.out.height);
-  const int from_y = y / a.stride_h, from_x = x / a.stride_w;
-  const bool has =
-      on && from_y < a.in.height && from_x < a.in.width && from_y * a.stride_h == y && from_x * a.stride_w == x;
-  const int64_t from = has ? pixel_offset(a.in, image, static_cast<int64_t>(from_y) * a.in.width + from_x) : 0;
-  store_chunk<Math>(a.out, pixel_offset(a.out, image, static_cast<int64_t>(y) * a.out.width + x), c,
-                    load_chunk<Math>(a.in, from, c, has), on);
-}
-
-Result run_spread(const Nhwc& in, const Nhwc& out, const int64_t (&stride)[2], int bytes, StreamHandle handle) {
-  SpreadArgs a{};
-  a.in = view_of(in, bytes);
-  a.out = view_of(out, bytes);
-  a.row_chunks = static_cast<int>(ceil_div(out.c, kChunkBytes / bytes));
-  a.chunks = out.n * out.h * out.w * a.row_chunks;
-  a.stride_h = static_cast<int>(stride[0]), a.stride_w = static_cast<int>(stride[1]);
-  const int64_t blocks = ceil_div(a.chunks, kThreads);
-  if (blocks == 0) return {};
-  if (blocks >= INT64_C(1) << 31) return {"more than 2^31 - 1 blocks", 0};
-  const auto grid = static_cast<unsigned>(blocks);
-  const auto stream = static_cast<Stream>(handle);
-  return {nullptr, bytes == 2 ? launch<spread_kernel<F16>>(grid, 1, 1, kThreads, 0, stream, a)
-                              : launch<spread_kernel<F32>>(grid, 1, 1, kThreads, 0, stream, a)};
-}
-
-bool strided(const Window& w) { return w.stride[0] > 1 || w.stride[1] > 1; }
-
-PackProblem pack_of(const InputGradient& g) {
-  PackProblem p;
-  p.weight = g.weight;
-  p.out = g.dy.c;
-  p.in = g.dx.c;
-  p.kernel[0] = g.window.kernel[0], p.kernel[1] = g.window.kernel[1];
-  p.type = g.type;
-  p.packing = Packing::input_gradient;
-  return p;
-}
-
-// Where the pieces of the workspace lie, and the convolution.
 struct InputPlan {
-  ConvProblem conv;
-  Nhwc spread;  // dy with zeros between its pixels; null data at stride 1
-  void* packed = nullptr;
+  std::vector<Part> parts;
+  MaskedGradient masked;
+  bool through_masked;
   void* rest = nullptr;
   int64_t workspace = 0;
 };
 
+Part part_of(const InputGradient& g, int64_t rest_h, int64_t rest_w) {
+  const Window& w = g.window;
+  const Taps taps[2] = {taps_of(w, 0, rest_h), taps_of(w, 1, rest_w)};
+  const bool lattice = w.stride[0] > 1 || w.stride[1] > 1;
+  Part part;
+  PackProblem& p = part.pack;
+  p.weight = g.weight;
+  if (p.weight.data)
+    p.weight.data = static_cast<unsigned char*>(p.weight.data) +
+                    (taps[0].first * p.weight.stride[2] + taps[1].first * p.weight.stride[3]) * element_bytes(g.type);
+  p.out = g.dy.c;
+  p.in = g.dx.c;
+  p.type = g.type;
+  p.packing = Packing::input_gradient;
+  ConvProblem& c = part.conv;
+  c.x = g.dy;
+  c.out = g.dx;
+  c.out.h = ceil_div(g.dx.h - rest_h, w.stride[0]);
+  c.out.w = ceil_div(g.dx.w - rest_w, w.stride[1]);
+  c.element_bytes = element_bytes(g.type);
+  const int64_t rest[2] = {rest_h, rest_w};
+  for (int axis = 0; axis < 2; ++axis) {
+    p.kernel[axis] = c.window.kernel[axis] = taps[axis].count;
+    p.weight.stride[2 + axis] *= taps[axis].step;
+    c.window.dilation[axis] = taps[axis].dilation;
+    c.window.padding[axis] = taps[axis].padding;
+    c.lattice.step[axis] = w.stride[axis];
+    c.lattice.first[axis] = rest[axis];
+  }
+  if (lattice) c.lattice.width = g.dx.w;
+  return part;
+}
+
 InputPlan plan_input(const InputGradient& g, void* workspace, const Device& device) {
   InputPlan plan;
-  const int bytes = element_bytes(g.type);
   Pieces pieces(static_cast<unsigned char*>(workspace));
-  plan.packed = pieces.take<unsigned char>(packed_bytes(pack_of(g)));
-  ConvProblem& c = plan.conv;
-  c.x = g.dy;
-  if (strided(g.window)) {
-    Nhwc& s = plan.spread;
-    s = g.dy;
-    // As large as gives dx its size: windows that fit no more at the far edge have no pixel in dy.
-    s.h = g.dx.h + 2 * g.window.padding[0] - g.window.dilation[0] * (g.window.kernel[0] - 1);
-    s.w = g.dx.w + 2 * g.window.padding[1] - g.window.dilation[1] * (g.window.kernel[1] - 1);
-    s.pixel = packed_row(s.c, bytes);
-    s.image = s.h * s.w * s.pixel;
-    s.data = pieces.take<unsigned char>(s.n * s.image * bytes);
-    c.x = s;
+  for (int64_t y = 0; y < std::min(g.window.stride[0], g.dx.h); ++y)
+    for (int64_t x = 0; x < std::min(g.window.stride[1], g.dx.w); ++x) {
+      Part part = part_of(g, y, x);
+      part.conv.weight = pieces.take<unsigned char>(packed_bytes(part.pack));
+      plan.parts.push_back(part);
+      plan.masked.convs.push_back(part.conv);
+    }
+  const bool lattice = g.window.stride[0] > 1 || g.window.stride[1] > 1;
+  plan.through_masked = g.through_norm || lattice;
+  if (g.through_norm) {
+    plan.masked.norm = g.norm;
+  } else {
+    Nhwc nothing = g.dx;
+    nothing.data = nullptr;
+    plan.masked.norm = norm_gradient(g.dx, nothing, g.dx, g.type, Norm{}, Act::none, nullptr, nullptr);
   }
-  c.out = g.dx;
-  c.element_bytes = bytes;
-  c.window = g.window;
-  for (int axis = 0; axis < 2; ++axis) {
-    c.window.stride[axis] = 1;
-    c.window.padding[axis] = g.window.dilation[axis] * (g.window.kernel[axis] - 1) - g.window.padding[axis];
-  }
-  c.weight = plan.packed;
-  plan.rest = pieces.take<unsigned char>(g.through_norm ? masked_gradient_workspace({c, g.norm}, device)
-                                                        : conv_workspace(c, device));
+  plan.rest = pieces.take<unsigned char>(plan.through_masked ? masked_gradient_workspace(plan.masked, device)
+                                                             : conv_workspace(plan.masked.convs[0], device));
   plan.workspace = pieces.used;
   return plan;
 }
@@ -110,7 +103,7 @@ InputPlan plan_input(const InputGradient& g, void* workspace, const Device& devi
 }  // namespace
 
 bool stores_input_gradient(const InputGradient& g, const Device& device) {
-  return !g.through_norm || !masks_in_place({plan_input(g, nullptr, device).conv, g.norm}, device);
+  return !g.through_norm || !masks_in_place(plan_input(g, nullptr, device).masked, device);
 }
 
 int64_t input_gradient_workspace(const InputGradient& g, const Device& device) {
@@ -120,12 +113,12 @@ int64_t input_gradient_workspace(const InputGradient& g, const Device& device) {
 Result run_input_gradient(const InputGradient& g, void* workspace, const Device& device, StreamHandle stream) {
   if (element_bytes(g.type) == 0) return {"the CUDA kernels take float16, bfloat16 and float32", 0};
   const InputPlan plan = plan_input(g, workspace, device);
-  Result result = run_pack(pack_of(g), plan.packed, stream);
-  if (result.ok() && strided(g.window))
-    result = run_spread(g.dy, plan.spread, g.window.stride, element_bytes(g.type), stream);
+  Result result;
+  for (const Part& part : plan.parts)
+    if (result.ok()) result = run_pack(part.pack, const_cast<void*>(part.conv.weight), stream);
   if (!result.ok()) return result;
-  return g.through_norm ? run_masked_gradient({plan.conv, g.norm}, plan.rest, device, stream)
-                        : run_conv(plan.conv, g.type, device, plan.rest, stream);
+  return plan.through_masked ? run_masked_gradient(plan.masked, plan.rest, device, stream)
+                             : run_conv(plan.masked.convs[0], g.type, device, plan.rest, stream);
 }
 
 }  // namespace lightops::cuda

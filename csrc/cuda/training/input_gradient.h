@@ -1,6 +1,7 @@
 // The gradient of a convolution's input: dx[p, i] = sum over taps and o of dy[q, o] * weight[o, i, tap], where tap of output pixel q
 // reads p. At stride 1 it is a convolution of dy with the packed weights of Packing::input_gradient, on the kernels of the forward
-// pass; at larger strides the same after zeros between the pixels of dy.
+// pass. At larger strides the pixels of dx fall into classes, those of one column and row modulo the stride: each is a convolution of
+// dy with every stride-th tap.
 #pragma once
 
 #include "lightops/training/weight.h"

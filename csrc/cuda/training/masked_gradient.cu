@@ -32,7 +32,9 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kThreads, 1) group_sums_kernel(LIGHTOPS_P
 }
 
 struct MaskedPlan {
-  GradientPlan conv;  // parts 0: du is stored
+  const char* refusal = nullptr;
+  std::vector<GradientPlan> convs;
+  int parts = 0;  // of all; 0: du is stored
   bool sums = false;  // are wanted
   bool once = true;   // dz is all of dx that this call adds; otherwise slope and constant follow in a second pass
   int groups = 0;
@@ -49,10 +51,6 @@ MaskedPlan plan_masked(const MaskedGradient& g, void* workspace, const Device& d
   plan.sums = n.norm.mean && (n.dgamma || n.dbeta || (batch && n.dx.data));
   plan.once = !batch || n.accumulate || !n.dx.data;
   GradientProblem p;
-  p.conv = g.conv;
-  p.conv.out = n.dx;
-  if (!n.dx.data) p.conv.out = {nullptr, n.x.n, n.x.h, n.x.w, n.x.c, n.x.c, n.x.h * n.x.w * n.x.c};
-  if (n.accumulate) p.conv.residual = n.dx;
   p.x = n.x;
   p.act = n.act;
   p.scaled = n.norm.mean && plan.once;
@@ -63,17 +61,36 @@ MaskedPlan plan_masked(const MaskedGradient& g, void* workspace, const Device& d
     p.mean = static_cast<const float*>(n.norm.mean);
   }
   const bool plain = !n.pooled && n.gain == 1.f && n.dx_type == n.type;
-  if (plain) plan.conv = plan_gradient(p, device);
-  int& parts = plan.conv.parts;
+  const bool lattice = g.convs.empty() || g.convs[0].lattice.width > 0;
+  int& parts = plan.parts;
+  for (const ConvProblem& conv : g.convs) {
+    if (!plain) break;
+    p.conv = conv;
+    p.conv.out = n.dx;
+    if (!n.dx.data) p.conv.out = {nullptr, n.x.n, n.x.h, n.x.w, n.x.c, n.x.c, n.x.h * n.x.w * n.x.c};
+    p.conv.out.h = conv.out.h;
+    p.conv.out.w = conv.out.w;
+    if (n.accumulate) p.conv.residual = p.conv.out;
+    plan.convs.push_back(plan_gradient(p, device));
+    parts += plan.convs.back().parts;
+    if (lattice && plan.convs.back().conv.refusal) plan.refusal = plan.convs.back().conv.refusal;
+  }
   if (parts > kGroup * kMostGroups || pass_refusal(n.x, n.type)) parts = 0;
+  if (parts == 0 && lattice && !plan.refusal) plan.refusal = "more pixels than a pass takes";
+  if (plan.refusal) return plan;
   if (parts == 0) {
-    plan.workspace = std::max(conv_workspace(g.conv, device), norm_backward_workspace(n, device));
+    plan.workspace = std::max(conv_workspace(g.convs[0], device), norm_backward_workspace(n, device));
     plan.rest = workspace;
     return plan;
   }
   if (plan.sums) {
     plan.groups = parts > kGroup ? static_cast<int>(ceil_div(parts, kGroup)) : 0;
-    plan.conv.args.sums = plan.tile_sums = pieces.take<float>(parts * 2 * n.x.c);
+    plan.tile_sums = pieces.take<float>(parts * 2 * n.x.c);
+    float* sums = plan.tile_sums;
+    for (GradientPlan& conv : plan.convs) {
+      conv.args.sums = sums;
+      sums += conv.parts * 2 * n.x.c;
+    }
     plan.group_sums = pieces.take<float>(plan.groups * 2 * n.x.c);
   }
   if (n.accumulate) {
@@ -89,9 +106,9 @@ MaskedPlan plan_masked(const MaskedGradient& g, void* workspace, const Device& d
 
 Result merge_tiles(const MaskedPlan& plan, const NormGradient& n, StreamHandle stream) {
   const auto channels = static_cast<int>(n.x.c);
-  PartialSums sums{plan.tile_sums, plan.conv.parts, channels, n.x.n * n.x.h * n.x.w};
+  PartialSums sums{plan.tile_sums, plan.parts, channels, n.x.n * n.x.h * n.x.w};
   if (plan.groups) {
-    const GroupArgs args{plan.tile_sums, plan.group_sums, 2 * channels, plan.conv.parts};
+    const GroupArgs args{plan.tile_sums, plan.group_sums, 2 * channels, plan.parts};
     const auto blocks = static_cast<unsigned>(ceil_div(args.entries, kThreads));
     const int error = launch<group_sums_kernel>(blocks, static_cast<unsigned>(plan.groups), 1, kThreads, 0,
                                                 static_cast<Stream>(stream), args);
@@ -104,9 +121,7 @@ Result merge_tiles(const MaskedPlan& plan, const NormGradient& n, StreamHandle s
 
 }  // namespace
 
-bool masks_in_place(const MaskedGradient& g, const Device& device) {
-  return plan_masked(g, nullptr, device).conv.parts > 0;
-}
+bool masks_in_place(const MaskedGradient& g, const Device& device) { return plan_masked(g, nullptr, device).parts > 0; }
 
 int64_t masked_gradient_workspace(const MaskedGradient& g, const Device& device) {
   return plan_masked(g, nullptr, device).workspace;
@@ -115,13 +130,15 @@ int64_t masked_gradient_workspace(const MaskedGradient& g, const Device& device)
 Result run_masked_gradient(const MaskedGradient& g, void* workspace, const Device& device, StreamHandle stream) {
   const NormGradient& n = g.norm;
   const MaskedPlan plan = plan_masked(g, workspace, device);
-  if (plan.conv.parts == 0) {
-    const Result result = run_conv(g.conv, n.type, device, plan.rest, stream);
+  if (plan.refusal) return {plan.refusal, 0};
+  if (plan.parts == 0) {
+    const Result result = run_conv(g.convs[0], n.type, device, plan.rest, stream);
     return result.ok() ? run_norm_backward(n, plan.rest, device, stream) : result;
   }
   Result result;
   if (plan.scale) result = run_affine(n.norm, n.x.c, plan.scale, plan.shift, stream);
-  if (result.ok()) result = launch_gradient(plan.conv, n.type, device, stream);
+  for (const GradientPlan& conv : plan.convs)
+    if (result.ok()) result = launch_gradient(conv, n.type, device, stream);
   if (result.ok() && plan.sums) result = merge_tiles(plan, n, stream);
   if (!result.ok() || plan.once) return result;
   return run_norm_finish(n, plan.slope, plan.constant, stream);

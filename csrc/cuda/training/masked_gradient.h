@@ -2,13 +2,17 @@
 // gradient_conv.h serves, du is never stored; otherwise it is, and run_norm_backward does the rest.
 #pragma once
 
+#include <vector>
+
 #include "training/gradient_conv.h"
 #include "training/norm.h"
 
 namespace lightops::cuda {
 
 struct MaskedGradient {
-  ConvProblem conv;  // of packed weights; out: norm.du, where du goes if it has to be stored
+  // Of packed weights. One: out is norm.du, where du goes if it has to be stored. Several, or one of a lattice: their lattices make up
+  // the map, `out` has their sizes; du is never stored.
+  std::vector<ConvProblem> convs;
   NormGradient norm;
 };
 
