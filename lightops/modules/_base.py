@@ -100,7 +100,7 @@ class FusedModule(nn.Module):
         return self._runners[0].train(self._stock, flow)
 
     def _traced(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if not args and not kwargs:
+        if not args and not kwargs and not exporting_to_onnx():
             if self._trains(x):
                 try:
                     return self._train_forward(x)
@@ -218,6 +218,12 @@ class FusedModule(nn.Module):
 def keeps_channels_last(x: Tensor, block: nn.Module) -> bool:
     """Whether stock would return channels_last for x: if x or a convolution's weight is."""
     return suggests_channels_last(x) or any(suggests_channels_last(p) for p in block.parameters() if p.dim() == 4)
+
+
+@torch.compiler.assume_constant_result
+def exporting_to_onnx() -> bool:
+    """ONNX knows no operator of ours: the stock layers are exported."""
+    return torch.onnx.is_in_onnx_export()
 
 
 class Container:

@@ -176,6 +176,8 @@ class Runner:
         if not (reader.batch or _wants_grad(flow.raw, reader)):
             raise NothingToTrain
         _check_training_backend(x)
+        if not torch.compiler.is_compiling() and x.is_inference() and _wants_grad(x, reader):
+            raise Decline("gradients through a tensor from inference mode, which stock refuses to save")
         if guard.device is not None and x.device != guard.device:
             raise Decline(f"input is on {x.device}, parameters on {guard.device}")
         channels = piece.in_channels(params)

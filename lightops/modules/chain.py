@@ -5,7 +5,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from lightops.modules._base import Container
+from lightops.modules._base import Container, exporting_to_onnx
 from lightops.modules._flow import Flow
 from lightops.modules._guard import is_hooked
 from lightops.modules._reader import Decline, Residual
@@ -40,7 +40,9 @@ class FusedChain(Container, Chain):
         if args or kwargs:
             return self._whole_stock(x, *args, **kwargs)
         compiling = torch.compiler.is_compiling()
-        if not (compiling or walkable(x)) or self._must_be_stock():
+        if not (compiling or walkable(x)) or self._must_be_stock() or self._adds_uncast(x):
+            return self._whole_stock(x)
+        if compiling and exporting_to_onnx():
             return self._whole_stock(x)
         return self._trace_walk(x) if compiling else self._walk(self._current_plan(), x)
 
@@ -51,9 +53,20 @@ class FusedChain(Container, Chain):
         residual = self._residual
         return bool(getattr(self._stock, residual) if isinstance(residual, str) else residual)
 
+    def _adds_uncast(self, x: Tensor) -> bool:
+        """Whether autocast makes the sum one of two dtypes: whether it is in x's or in the other's depends on how stock
+        writes it (`+` or `+=`).
+        """
+        kind = x.device.type
+        if kind == "meta" or not torch.is_autocast_enabled(kind) or not self._adds_input():
+            return False
+        return x.dtype not in (torch.get_autocast_dtype(kind), torch.float64)
+
     def _train_flow(self, flow: Flow) -> Flow:
         if self._must_be_stock():
             raise Decline("a hook or dropout inside")
+        if self._adds_uncast(flow.raw):
+            raise Decline(f"autocast with a {flow.raw.dtype} input, which stock adds uncast")
         return flow.around(self._adds_input(), super()._train_flow)
 
     def _paths(self) -> list[str]:

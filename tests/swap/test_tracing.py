@@ -1,5 +1,6 @@
 """Swapped nets under torch.compile, torch.export, functional_call, torch.func, torch.fx and TorchScript."""
 
+import io
 import warnings
 from collections import Counter
 
@@ -65,7 +66,8 @@ def test_compile_fullgraph(family: str) -> None:
         assert counter.frame_count <= 2
 
 
-def test_compiled_training_is_stock() -> None:
+def test_compiled_training_gives_stocks_gradients() -> None:
+    """Without a graph break, on the training ops and none of inference."""
     torch._dynamo.reset()
     stock, model = small("squeezenet").train(), small("squeezenet").train()
     for m in (stock, model):
@@ -76,6 +78,8 @@ def test_compiled_training_is_stock() -> None:
     stock(_image()).sum().backward()
     compiled(_image()).sum().backward()
     assert not _ops(counter.graphs)
+    targets = {str(node.target) for graph in counter.graphs for node in graph.graph.nodes}
+    assert {"fire_train", "stem_train"} <= {t.split(".")[1] for t in targets if t.startswith("lightops_training.")}
     for (name, a), (_, b) in zip(stock.named_parameters(), model.named_parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
 
@@ -186,11 +190,42 @@ def test_flop_counter_counts_the_stock_layers() -> None:
     assert counts[0] == counts[1] > 0
 
 
-def test_onnx_export_goes_by_unswap() -> None:
-    """The exporter has no symbol for lightops ops; after unswap_ there are none."""
-    pytest.importorskip("onnxscript")
-    model = small("squeezenet")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_torchscript_compiles_the_stock_net(family: str) -> None:
+    stock, model = small(family), small(family)
     lightops.swap_(model)
-    lightops.unswap_(model)
-    program = torch.onnx.export(model, (_image(1),), dynamo=True, verbose=False)
-    assert program is not None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        file = io.BytesIO()
+        torch.jit.save(torch.jit.script(model), file)
+        file.seek(0)
+        with torch.no_grad():
+            torch.testing.assert_close(torch.jit.load(file)(_image()), stock(_image()), rtol=1e-4, atol=1e-5)
+
+
+def test_quantization_sees_the_stock_layers() -> None:
+    quantization = pytest.importorskip("torch.ao.quantization")
+    fx = pytest.importorskip("torch.ao.quantization.quantize_fx")
+    model = small("mobilenet")
+    lightops.swap_(model)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        prepared = fx.prepare_fx(model, quantization.get_default_qconfig_mapping(), (_image(),))
+        torch.testing.assert_close(prepared(_image()), model(_image()), rtol=1e-3, atol=1e-4)
+    assert any("activation_post_process" in name for name, _ in prepared.named_modules())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_onnx_export_is_of_the_stock_layers(family: str) -> None:
+    """ONNX knows no operator of ours; a swapped network is exported as the stock one, and answers like it."""
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    stock, model = small(family), small(family)
+    lightops.swap_(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(model, (_image(),), dynamo=True, verbose=False)
+    session = runtime.InferenceSession(program.model_proto.SerializeToString())
+    (answer,) = session.run(None, {session.get_inputs()[0].name: _image().numpy()})
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(answer), stock(_image()), rtol=1e-4, atol=1e-5)

@@ -17,8 +17,12 @@ from tests.swap.nets import FAMILIES, small
 
 
 def train(model: nn.Module, rank: int, forwards: int) -> dict[str, torch.Tensor]:
-    """State and gradients after two steps. Buffers broadcast before a second forward are an error of stock's."""
-    parallel = DistributedDataParallel(model, broadcast_buffers=forwards == 1)
+    """State and gradients after two steps. Buffers broadcast before a second forward are an error of stock's. With one
+    forward a parameter takes no part, and has to be looked for.
+    """
+    if forwards == 1:
+        model.unused = nn.Parameter(torch.ones(3, dtype=torch.float64))
+    parallel = DistributedDataParallel(model, broadcast_buffers=forwards == 1, find_unused_parameters=forwards == 1)
     optimizer = torch.optim.SGD(parallel.parameters(), lr=1e-3)
     for i in range(2):
         torch.manual_seed(10 * rank + i)
@@ -27,7 +31,8 @@ def train(model: nn.Module, rank: int, forwards: int) -> dict[str, torch.Tensor]
         losses = [parallel(x.roll(n, 0)).square().mean() for n in range(forwards)]
         sum(losses).backward()
         optimizer.step()
-    return {**model.state_dict(), **{f"{name}.grad": p.grad for name, p in model.named_parameters()}}
+    grads = {f"{name}.grad": p.grad for name, p in model.named_parameters() if name != "unused"}
+    return {**model.state_dict(), **grads}
 
 
 def main(port: str, rank: int) -> None:

@@ -8,7 +8,6 @@ import pickle
 import socket
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,6 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 import lightops
-from lightops.modules import FallbackWarning
 from tests.swap.nets import FAMILIES, small
 
 from ..blocks import CASES, image
@@ -119,19 +117,6 @@ def test_functional_call(name: str) -> None:
     for got, want in zip(*outcomes, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-8)
     assert fused.last_reason is None
-
-
-@pytest.mark.parametrize("name", ["dense_block", "inverted_residual", "fire", "transition"])
-def test_transforms_are_stocks(name: str) -> None:
-    """vmap and grad of torch.func see through the stock modules."""
-    stock, fused = pair(name)
-    both((stock, fused), lambda m: m.eval())
-    x = image(name, torch.float64)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FallbackWarning)
-        grads = [torch.func.grad(lambda x, m=m: m(x).sin().sum())(x) for m in (fused, stock)]
-    assert torch.equal(*grads)
-    assert "transform" in fused.last_reason
 
 
 @pytest.mark.parametrize("kind", ["forward", "pre", "backward"])
