@@ -1,5 +1,8 @@
 #include "engine/depthwise_grad.h"
 
+#include "engine/activation.h"
+#include "engine/gate.h"
+
 namespace lightops {
 namespace LIGHTOPS_ISA {
 namespace {
@@ -15,6 +18,13 @@ constexpr int kWide = 7;
 constexpr int kWide = 4;
 #endif
 constexpr int kNarrow = 4;
+
+// What a block does beside the gradients.
+enum class GradForm {
+  plain,  // nothing: u and du are read and written
+  sums,   // u = act(norm(x)); du becomes dz, which is summed up, and written where it is wanted
+  apply,  // du becomes dx
+};
 
 // A row of dy that row y of u meets, and the first weight of the kernel row that it does so through.
 template <class C> struct Meeting {
@@ -77,6 +87,8 @@ template <class C> struct Run {
   const C* u;
   C* du;
   C* sum;
+  NormBackward<C> norm;   // from the run's first channel on, where u is the raw x
+  C *dz, *dz_x;           // sums
 };
 
 constexpr int floor_div(int a, int b) { return (a >= 0 ? a : a - b + 1) / b; }
@@ -85,11 +97,14 @@ constexpr int floor_div(int a, int b) { return (a >= 0 ? a : a - b + 1) / b; }
 // Phase + i - k = Stride * j; column 0 is (x + padding) / Stride and Phase the remainder. Edge: columns outside
 // [first, last) are left out. A row of a 3x3 kernel takes 9 loads of dy, 3 of weights, 3 loads and stores of sums for 42
 // multiply-adds.
-template <class C, int K, int Stride, int Phase, int Columns, bool Edge, bool W>
+template <class C, int K, int Stride, int Phase, int Columns, bool Edge, bool W, GradForm F>
 __attribute__((noinline)) void block(const Run<C>& run) {
+  constexpr bool kNorm = F != GradForm::plain;
   constexpr int L = kLanes<C>, kFirst = -floor_div(K - 1 - Phase, Stride), kLast = (Phase + Columns - 1) / Stride;
   const Run<C> r = run;
   Pitch pitch(r.pixel * int64_t(sizeof(C)));
+  const Clamp<C> clamp(r.norm.act);
+  const Bounds<C> bounds(r.norm.act);
   for (int64_t c = 0; c < r.channels; c += L) {
     pitch.hold();
     const int64_t group = c / kGroup * r.group + c % kGroup;
@@ -98,9 +113,10 @@ __attribute__((noinline)) void block(const Run<C>& run) {
     for (int i = 0; i < Columns; ++i) {
       if (W) {
         u[i] = load(move(r.u + c, pitch.times(i)));
+        if (kNorm) u[i] = clamp(u[i] * load(r.norm.scale + c) + load(r.norm.shift + c));
         hold_vector(u[i]);
-        if (r.far.u) fetch_ahead(move(r.u + r.row + c, pitch.times(i)));
       }
+      if ((W || kNorm) && r.far.u) fetch_ahead(move(r.u + r.row + c, pitch.times(i)));
       if (r.far.du) fetch_ahead(move(r.du + r.row + c, pitch.times(i)));
       if (r.far.dy && i % Stride == 0)
         fetch_ahead(move(r.rows[0].dy + r.dy_row + r.offset + c, pitch.times(i / Stride)));
@@ -132,6 +148,29 @@ __attribute__((noinline)) void block(const Run<C>& run) {
 #pragma GCC unroll 7
       for (int k = 0; k < K; ++k)
         if (W) store(sums + k * kGroup, sum[k]);
+    }
+    if (kNorm) {
+      // u lies on the same side of the bounds as z does.
+      const Vec<C> mean = load(r.norm.mean + c);
+      Vec<C> total = {}, total_x = {};
+#pragma GCC unroll 7
+      for (int i = 0; i < Columns; ++i) {
+        const Vec<C> x = load(move(r.u + c, pitch.times(i))), off = x - mean;
+        const Vec<C> z = W ? u[i] : x * load(r.norm.scale + c) + load(r.norm.shift + c);
+        const Vec<C> dz = bounds(z, du[i]);
+        if (F == GradForm::sums) {
+          total += dz;
+          total_x += dz * off;
+          du[i] = dz;
+        } else {
+          du[i] = dz * load(r.norm.a + c) + (off * load(r.norm.b + c) + load(r.norm.d + c));
+        }
+      }
+      if (F == GradForm::sums) {
+        store(r.dz + c, load(r.dz + c) + total);
+        store(r.dz_x + c, load(r.dz_x + c) + total_x);
+        if (!r.du) continue;
+      }
     }
 #pragma GCC unroll 7
     for (int i = 0; i < Columns; ++i) {
@@ -198,18 +237,28 @@ template <class C> using Block = void (*)(const Run<C>&);
 template <class C> struct Blocks {
   Block<C> wide[2][2], narrow[2][2], single[2];  // a single pixel may always lie at an edge
 };
-template <class C, int K, int Stride, int Phase> Blocks<C> blocks() {
-  return {{{block<C, K, Stride, Phase, kWide, false, false>, block<C, K, Stride, Phase, kWide, false, true>},
-           {block<C, K, Stride, Phase, kWide, true, false>, block<C, K, Stride, Phase, kWide, true, true>}},
-          {{block<C, K, Stride, Phase, kNarrow, false, false>, block<C, K, Stride, Phase, kNarrow, false, true>},
-           {block<C, K, Stride, Phase, kNarrow, true, false>, block<C, K, Stride, Phase, kNarrow, true, true>}},
-          {block<C, K, Stride, Phase, 1, true, false>, block<C, K, Stride, Phase, 1, true, true>}};
+template <class C, int K, int Stride, int Phase, bool Norm> Blocks<C> blocks() {
+  constexpr GradForm A = Norm ? GradForm::apply : GradForm::plain, B = Norm ? GradForm::sums : GradForm::plain;
+  return {{{block<C, K, Stride, Phase, kWide, false, false, A>, block<C, K, Stride, Phase, kWide, false, true, B>},
+           {block<C, K, Stride, Phase, kWide, true, false, A>, block<C, K, Stride, Phase, kWide, true, true, B>}},
+          {{block<C, K, Stride, Phase, kNarrow, false, false, A>, block<C, K, Stride, Phase, kNarrow, false, true, B>},
+           {block<C, K, Stride, Phase, kNarrow, true, false, A>, block<C, K, Stride, Phase, kNarrow, true, true, B>}},
+          {block<C, K, Stride, Phase, 1, true, false, A>, block<C, K, Stride, Phase, 1, true, true, B>}};
 }
-template <class C, int K> Blocks<C> blocks(int64_t stride, int phase) {
-  return stride == 1 ? blocks<C, K, 1, 0>() : phase ? blocks<C, K, 2, 1>() : blocks<C, K, 2, 0>();
+template <class C, int K, bool Norm> Blocks<C> blocks(int64_t stride, int phase) {
+  return stride == 1 ? blocks<C, K, 1, 0, Norm>() : phase ? blocks<C, K, 2, 1, Norm>() : blocks<C, K, 2, 0, Norm>();
 }
-template <class C> Blocks<C> blocks(int64_t k, int64_t stride, int phase) {
-  return k == 3 ? blocks<C, 3>(stride, phase) : k == 5 ? blocks<C, 5>(stride, phase) : blocks<C, 7, 1, 0>();
+template <class C> Blocks<C> blocks(int64_t k, int64_t stride, int phase, bool norm) {
+  if (norm) return k == 3 ? blocks<C, 3, true>(stride, phase) : blocks<C, 5, true>(stride, phase);
+  return k == 3   ? blocks<C, 3, false>(stride, phase)
+         : k == 5 ? blocks<C, 5, false>(stride, phase)
+                  : blocks<C, 7, 1, 0, false>();
+}
+
+template <class C> bool has_blocks(const DepthwiseGrad<C>& d) {
+  const int64_t k = d.window.kernel[1], stride = d.window.stride[1];
+  return (k == 3 || k == 5 || (k == 7 && stride == 1)) && stride <= 2 && d.window.dilation[1] == 1 &&
+         d.window.kernel[0] <= kMostRows;
 }
 
 // How many wide blocks a row takes: as many as leave the fewest single pixels beside narrow ones.
@@ -247,19 +296,21 @@ template <class C> void depthwise_unpack(const C* packed, int64_t channels, int6
       for (int64_t t = 0; t < taps; ++t) weights[t] = packed[t * kGroup + i];
 }
 
+namespace {
+
+// Both forms of a row; sums [2][channels] with a norm.
 template <class C>
-void depthwise_grad_row(const DepthwiseGrad<C>& d, const C* dy, int64_t dy_first, int64_t y, const C* u, C* du,
-                        C* sum) {
+void grad_row(const DepthwiseGrad<C>& d, const NormBackward<C>* norm, const C* dy, int64_t dy_first, int64_t y,
+              const C* u, C* du, C* sum, C* sums) {
   constexpr int64_t L = kLanes<C>, kChannels = kChannelBytes / int64_t(sizeof(C));
   const Window& w = d.window;
   const int64_t k = w.kernel[1], stride = w.stride[1], pad = w.padding[1];
-  const bool fast =
-      (k == 3 || k == 5 || (k == 7 && stride == 1)) && stride <= 2 && w.dilation[1] == 1 && w.kernel[0] <= kMostRows;
+  const bool fast = has_blocks(d);
   Blocks<C> of_phase[2];
   Meetings<C> m;
   if (fast) {
     m = meetings(d, dy, dy_first, y);
-    for (int phase = 0; phase < stride; ++phase) of_phase[phase] = blocks<C>(k, stride, phase);
+    for (int phase = 0; phase < stride; ++phase) of_phase[phase] = blocks<C>(k, stride, phase, norm);
   }
   const int64_t wide = wide_blocks(d.width) * kWide;
   Run<C> r;
@@ -276,10 +327,13 @@ void depthwise_grad_row(const DepthwiseGrad<C>& d, const C* dy, int64_t dy_first
     const int64_t packed = chunk / kGroup * r.group;
     r.weights = d.weights + packed;
     r.sum = sum ? sum + packed : nullptr;
+    if (norm) r.norm = norm->from(chunk);
+    r.dz = sums ? sums + chunk : nullptr;
+    r.dz_x = sums ? sums + d.channels + chunk : nullptr;
     for (int64_t x = 0, step; x < d.width; x += step) {
       step = x < wide ? kWide : x + kNarrow <= d.width ? kNarrow : 1;
       r.u = u ? u + x * d.channels + chunk : nullptr;
-      r.du = du + x * d.channels + chunk;
+      r.du = du ? du + x * d.channels + chunk : nullptr;
       if (whole) {
         const int64_t column = (x + pad) / stride, phase = (x + pad) % stride;
         const bool edge =
@@ -307,10 +361,31 @@ void depthwise_grad_row(const DepthwiseGrad<C>& d, const C* dy, int64_t dy_first
   }
 }
 
-#define LIGHTOPS_DEPTHWISE_GRAD(C)                                   \
-  template void depthwise_pack<C>(const C*, int64_t, int64_t, C*);   \
-  template void depthwise_unpack<C>(const C*, int64_t, int64_t, C*); \
-  template void depthwise_grad_row<C>(const DepthwiseGrad<C>&, const C*, int64_t, int64_t, const C*, C*, C*);
+}  // namespace
+
+template <class C>
+void depthwise_grad_row(const DepthwiseGrad<C>& d, const C* dy, int64_t dy_first, int64_t y, const C* u, C* du,
+                        C* sum) {
+  grad_row<C>(d, nullptr, dy, dy_first, y, u, du, sum, nullptr);
+}
+
+template <class C>
+void depthwise_norm_row(const DepthwiseGrad<C>& d, const NormBackward<C>& norm, const C* dy, int64_t dy_first,
+                        int64_t y, const C* x, C* out, C* sum, C* sums) {
+  grad_row<C>(d, &norm, dy, dy_first, y, x, out, sum, sums);
+}
+
+template <class C> bool depthwise_norm_fits(const DepthwiseGrad<C>& d, Act act) {
+  return has_blocks(d) && d.window.kernel[1] <= 5 && is_clamp(act) && d.channels % kLanes<C> == 0;
+}
+
+#define LIGHTOPS_DEPTHWISE_GRAD(C)                                                                                 \
+  template void depthwise_pack<C>(const C*, int64_t, int64_t, C*);                                                 \
+  template void depthwise_unpack<C>(const C*, int64_t, int64_t, C*);                                               \
+  template void depthwise_grad_row<C>(const DepthwiseGrad<C>&, const C*, int64_t, int64_t, const C*, C*, C*);      \
+  template void depthwise_norm_row<C>(const DepthwiseGrad<C>&, const NormBackward<C>&, const C*, int64_t, int64_t, \
+                                      const C*, C*, C*, C*);                                                       \
+  template bool depthwise_norm_fits<C>(const DepthwiseGrad<C>&, Act);
 LIGHTOPS_DEPTHWISE_GRAD(float)
 LIGHTOPS_DEPTHWISE_GRAD(double)
 

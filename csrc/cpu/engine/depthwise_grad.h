@@ -1,7 +1,7 @@
 // Both gradients of a depthwise convolution, row by row of its input, vectorised over channels.
 #pragma once
 
-#include "engine/vec.h"
+#include "engine/norm.h"
 
 namespace lightops {
 namespace LIGHTOPS_ISA {
@@ -9,8 +9,9 @@ namespace LIGHTOPS_ISA {
 // Which of the three tensors come from beyond L2 and the hardware's reach: their next rows are then fetched ahead.
 struct Far {
   bool u = false, du = false, dy = false;
-  // du goes past the caches. It must be aligned, with pixels of whole vectors, and the caller fences. 128 channels at
-  // 56 x 56, batch 8: 1.03 ms to 0.97, at stride 2 0.63 to 0.36: its lines are not read to be overwritten.
+  // What is written, du or dx, goes past the caches. It must be aligned, with pixels of whole vectors, and the caller
+  // fences. 128 channels at 56 x 56, batch 8: 1.03 ms to 0.97, at stride 2 0.63 to 0.36: its lines are not read to be
+  // overwritten.
   bool stream = false;
 };
 
@@ -52,6 +53,17 @@ template <class C> void depthwise_unpack(const C* packed, int64_t channels, int6
 // whatever the value it would be multiplied by.
 template <class C>
 void depthwise_grad_row(const DepthwiseGrad<C>& d, const C* dy, int64_t dy_first, int64_t y, const C* u, C* du, C* sum);
+
+// The same row with the norm in front, whose raw input x stands for u and is read where it lies. What lay in scratch
+// between three passes stays in registers, and the sums, bound by arithmetic, run while memory does.
+// Without norm.a, the first pass: the weights' sums, the sums of dz and of dz * (x - mean) added to sums[c] and
+// sums[channels + c], and dz to `out` where that is not null. With it, the second: dx to `out`; sum and sums are null.
+template <class C>
+void depthwise_norm_row(const DepthwiseGrad<C>& d, const NormBackward<C>& norm, const C* dy, int64_t dy_first,
+                        int64_t y, const C* x, C* out, C* sum, C* sums);
+
+// Whether depthwise_norm_row takes it.
+template <class C> bool depthwise_norm_fits(const DepthwiseGrad<C>& d, Act act);
 
 }  // namespace LIGHTOPS_ISA
 }  // namespace lightops

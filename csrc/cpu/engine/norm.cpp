@@ -1,6 +1,7 @@
 #include "engine/norm.h"
 
 #include "engine/activation.h"
+#include "engine/gate.h"
 #include "engine/storage.h"
 
 namespace lightops {
@@ -64,14 +65,6 @@ enum class Gate { open, bounds, smooth };
 // What is written: nothing, dz, dz * a, or all of dx.
 enum class Write { none, dz, gain, full };
 
-// relu6 stops the gradient at both bounds, as torch does; a bound that is NaN stops nothing.
-template <class C> struct Bounds {
-  Vec<C> low, high;
-  explicit Bounds(Act act)
-      : low(splat(act == Act::relu || act == Act::relu6 ? C(0) : C(__builtin_nanf("")))),
-        high(splat(act == Act::relu6 ? C(6) : C(__builtin_nanf("")))) {}
-};
-
 // act'(z) of hardswish and silu.
 template <class C> Vec<C> slope(Vec<C> z, Act act) {
   C s[kLanes<C>];
@@ -115,7 +108,7 @@ LIGHTOPS_INLINE void backward_group(const NormBackward<C>& n, const T* x, int64_
       Vec<C> dz = load_upto(du + v * L, left);
       if (G != Gate::open) {
         const Vec<C> z = value * scale[v] + shift[v];
-        if (G == Gate::bounds) dz = ((z <= bounds.low) | (z >= bounds.high)) ? Vec<C>{} : dz;
+        if (G == Gate::bounds) dz = bounds(z, dz);
         else dz *= slope<C>(z, n.act);
       }
       const Vec<C> off = value - mean[v];

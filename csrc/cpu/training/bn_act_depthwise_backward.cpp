@@ -33,6 +33,9 @@ template <class C> struct Backward {
   bool sums = p.dgamma || two_passes;
   // Where dz has its own precision in dx and a pixel of du costs as much as reading it back, it is stored.
   bool stored = two_passes && computed && p.window.stride[0] == 1 && p.window.stride[1] == 1;
+  // The norm's part is taken while du is in registers, instead of in a pass over scratch before and after. 128 channels at
+  // 56 x 56, batch 8, two threads: 0.92 ms to 0.77, at stride 2 0.82 to 0.58 (dx streams).
+  bool fused = false;
   bool dy_in_place = computed && p.dy.pixel == p.dy.c;
   bool u_in_place = computed && raw && p.x.pixel == p.x.c;
   bool du_in_place = computed && p.dx.data && (raw || stored);
@@ -46,13 +49,19 @@ template <class C> struct Backward {
     d.out_height = p.dy.h;
     d.out_width = p.dy.w;
     d.channels = p.x.c;
-    const auto bytes = [](const Nhwc& t) { return t.n * t.h * t.w * t.pixel * int64_t(sizeof(C)); };
-    const bool aligned = p.dx.c % kLanes<C> == 0 && reinterpret_cast<uintptr_t>(p.dx.data) % kVecBytes == 0;
-    d.far.stream = kStreams && raw && du_in_place && aligned && bytes(p.dx) >= kStreamBytes;
+    fused = two_passes && p.dweight && computed && p.x.pixel == p.x.c && p.dx.pixel == p.dx.c &&
+            depthwise_norm_fits(d, p.act);
+    d.far.stream = raw && du_in_place && streams();
     const bool fetch = !d.far.stream;  // beside streaming stores the hardware keeps up
-    d.far.u = fetch && u_in_place && bytes(p.x) >= kFarBytes;
+    d.far.u = fetch && (u_in_place || fused) && bytes(p.x) >= kFarBytes;
     d.far.du = fetch && du_in_place && bytes(p.dx) >= kFarBytes;
     d.far.dy = fetch && dy_in_place && bytes(p.dy) >= kFarBytes;
+  }
+
+  static int64_t bytes(const Nhwc& t) { return t.n * t.h * t.w * t.pixel * int64_t(sizeof(C)); }
+  bool streams() const {
+    const bool aligned = p.dx.c % kLanes<C> == 0 && reinterpret_cast<uintptr_t>(p.dx.data) % kVecBytes == 0;
+    return kStreams && aligned && bytes(p.dx) >= kStreamBytes;
   }
 
   int64_t count_parts() const {
@@ -122,8 +131,10 @@ template <class C> struct Backward {
     return at(p.x.data, p.type, cut.image(i) * p.x.image + cut.row(i) * p.x.row());
   }
 
-  // Both gradients of a chunk; the weights' into `sum`, where that is not null.
-  void gradients(int64_t i, const Prologue<C>& prologue, const Scratch& s, C* du, C* sum) const {
+  // Both gradients of a chunk; the weights' into `sum`, where that is not null. Fused, `norm` is applied too, `sums` are
+  // its sums and `du` is what it makes of du.
+  void gradients(int64_t i, const NormBackward<C>& norm, const Prologue<C>& prologue, const Scratch& s, C* du, C* sum,
+                 C* norm_sums) const {
     const Share rows = dy_rows(i);
     const char* from = at(p.dy.data, p.type, cut.image(i) * p.dy.image + rows.first * p.dy.row());
     const C* dy = reinterpret_cast<const C*>(from);
@@ -132,15 +143,22 @@ template <class C> struct Backward {
       dy = s.dy;
     }
     const C* u = reinterpret_cast<const C*>(x_rows(i));
-    if (sum && !u_in_place) {
+    if (sum && !u_in_place && !fused) {
       load_pixels<C>(u, p.type, p.x.pixel, cut.pixels(i), p.x.c, prologue, s.u);
       u = s.u;
     }
     C* const total = chained ? sum : s.total;
     if (sum && !chained) memset(total, 0, size_t(d.packed()) * sizeof(C));
-    for (int64_t r = 0; r < cut.height(i); ++r)
-      depthwise_grad_row<C>(d, dy, rows.first, cut.row(i) + r, sum ? u + r * row : nullptr, du + r * row,
-                            sum ? total : nullptr);
+    if (norm_sums) memset(norm_sums, 0, size_t(2 * p.x.c) * sizeof(C));
+    for (int64_t r = 0; r < cut.height(i); ++r) {
+      C* const to = du ? du + r * row : nullptr;
+      if (fused)
+        depthwise_norm_row<C>(d, norm, dy, rows.first, cut.row(i) + r, u + r * row, to, sum ? total : nullptr,
+                              norm_sums);
+      else
+        depthwise_grad_row<C>(d, dy, rows.first, cut.row(i) + r, sum ? u + r * row : nullptr, to,
+                              sum ? total : nullptr);
+    }
     if (sum && !chained) add(total, d.packed(), sum);
   }
   static void add(const C* from, int64_t count, C* to) {
@@ -163,7 +181,11 @@ template <class C> struct Backward {
     }
     C* const du = du_in_place ? reinterpret_cast<C*>(dx_rows(i)) : s.du;
     C* const weights = p.dweight ? f.weights + part * d.packed() : nullptr;
-    if (p.dx.data || sums || weights) gradients(i, f.shared.prologue(p.act), s, du, weights);
+    if (fused) {
+      gradients(i, norm, {}, s, stored ? du : nullptr, weights, f.sums + i * 2 * p.x.c);
+      return;
+    }
+    if (p.dx.data || sums || weights) gradients(i, norm, f.shared.prologue(p.act), s, du, weights, nullptr);
     if ((raw && du_in_place) || (!p.dx.data && !sums)) return;
     if (raw) store_values<C>(du, cut.height(i) * row, p.type, dx_rows(i));
     else norm_gradient(norm, i, du, p.dx.data && (stored || !two_passes), sums ? f.sums + i * 2 * p.x.c : nullptr);
@@ -219,6 +241,7 @@ template <class C> struct Backward {
     norm.a = f.a;
     norm.b = f.b;
     norm.d = f.shift;
+    d.far.stream = fused && !stored && streams();
     for_tasks(p.parallel, tasks, [&](int64_t task) {
       Arena own(static_cast<char*>(p.workspace) + frame_bytes() + task * task_bytes());
       const Scratch s = scratch(own);
@@ -228,9 +251,14 @@ template <class C> struct Backward {
           norm_backward_finish<C>(norm, {x_rows(i), p.type, p.x.pixel}, cut.pixels(i), p.x.c, dx_rows(i), p.dx.pixel);
           continue;
         }
-        gradients(i, Prologue<C>{}, s, s.du, nullptr);
+        if (fused) {
+          gradients(i, norm, {}, s, reinterpret_cast<C*>(dx_rows(i)), nullptr, nullptr);
+          continue;
+        }
+        gradients(i, norm, {}, s, s.du, nullptr, nullptr);
         norm_gradient(norm, i, s.du, true, nullptr);
       }
+      if (d.far.stream) stream_fence();
     });
   }
 };

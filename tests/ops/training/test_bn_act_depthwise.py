@@ -50,6 +50,11 @@ CASES = (
     depthwise((1, 6, 12, 12), (9, 9), padding=(4, 4)),
     depthwise((1, 130, 3, 4), padding=(2, 0)),
     depthwise((1, 8, 41, 7), padding=(5, 6), batch=False),
+    # Whole vectors of channels: the norm's part is taken beside the gradients.
+    depthwise((2, 32, 9, 8), (5, 5), padding=(2, 2), act="relu6"),
+    depthwise((1, 32, 12, 11), (5, 5), (2, 2), (2, 2), act="none"),
+    depthwise((2, 32, 10, 9), stride=(1, 2), act="relu6"),
+    depthwise((2, 64, 66, 66), stride=(2, 2), act="none"),  # dx is large enough to go past the caches
 )
 
 
