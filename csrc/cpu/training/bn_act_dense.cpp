@@ -103,7 +103,8 @@ template <class C> struct Forward {
     return s;
   }
 
-  void product(int64_t chunk, const Strip<C>& u, const Shared& s, const Own& o, void* out, Share panel) const {
+  void product(int64_t chunk, const Strip<C>& u, const Shared& s, const Own& o, void* out, Share panel,
+               int64_t task) const {
     const C* bias = p.bias ? s.bias : nullptr;
     if (!source.pointwise && !p.pool) {
       StripConv<C> c = conv(source.cut.height(chunk));
@@ -130,7 +131,7 @@ template <class C> struct Forward {
     g.out_type = p.type;
     g.out_outer = p.y.row();
     g.out_inner = p.y.pixel;
-    gemm(g, panel.first, panel.last);
+    gemm_in_turn(g, panel, by_panel ? 0 : task, tasks);
   }
 
   void run() const {
@@ -151,9 +152,10 @@ template <class C> struct Forward {
       const int64_t first = panel.first * kPanel;
       const int64_t count = (panel.last * kPanel < outputs ? panel.last * kPanel : outputs) - first;
       if (count <= 0) return;
-      for (int64_t i = part.first; i < part.last; ++i) {
+      for (int64_t k = part.first; k < part.last; ++k) {
+        const int64_t i = by_panel ? in_turn(part, k, task, tasks) : k;
         char* out = at(p.y.data, p.type, source.offset(p.y, i));
-        product(i, source.load(i, prologue, 0, channels, o.strip), s, o, out, panel);
+        product(i, source.load(i, prologue, 0, channels, o.strip), s, o, out, panel, task);
         C* mean = s.parts + 2 * i * outputs + first;
         if (p.mean) moments<C>(at(out, p.type, first), p.type, p.y.pixel, s.counts[i], count, mean, mean + outputs);
       }

@@ -2,6 +2,7 @@
 // weights in the order of the products.
 #pragma once
 
+#include "engine/gemm.h"
 #include "engine/norm.h"
 #include "engine/panels.h"
 #include "engine/storage.h"
@@ -14,6 +15,21 @@ int64_t bn_act_dense_workspace(const BnActConv2dParams& p);
 Status bn_act_dense_cpu(const BnActConv2dParams& p);
 int64_t bn_act_dense_backward_workspace(const BnActConv2dBackwardParams& p);
 Status bn_act_dense_backward_cpu(const BnActConv2dBackwardParams& p);
+
+// The order in which a task goes through what other tasks read too, weights or pixels: the k-th of `all`, begun at the
+// task's own place. In step, the later core finds every line in the other's cache instead of L3: the weight gradient of
+// 512 x 512 at 14 x 14 took its second core 13% longer.
+inline int64_t in_turn(Share all, int64_t k, int64_t task, int64_t tasks) {
+  const int64_t i = k + all.size() * task / tasks;
+  return i < all.last ? i : i - all.size();
+}
+
+// The product for `panels`, begun at the task's own place.
+template <class C> void gemm_in_turn(const Gemm<C>& g, Share panels, int64_t task, int64_t tasks) {
+  const int64_t start = in_turn(panels, panels.first, task, tasks);
+  gemm(g, start, panels.last);
+  if (start > panels.first) gemm(g, panels.first, start);
+}
 
 // A chunk of u where a product reads it: `outer` rows of `inner` output pixels, `pixel` apart before the stride.
 template <class C> struct Strip {

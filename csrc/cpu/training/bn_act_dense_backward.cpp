@@ -102,7 +102,7 @@ template <class C> struct Backward {
         const Share part = share(source.cut.count(), k, weight.parts);
         for (int64_t i = part.first; i < part.last; ++i) {
           const Strip<C> dy = source.gradient(p.dy, i, 0, outputs, o.dy);
-          input.chunk(i, dy, s.packed, norm(s), {0, input.panels()}, o.input, s.sums + i * 2 * channels);
+          input.chunk(i, dy, s.packed, norm(s), {0, input.panels()}, o.input, s.sums + i * 2 * channels, task);
           weight.chunk(i, prologue(s), dy, weight.block(0), o.weight.u, dw);
         }
       }
@@ -116,9 +116,11 @@ template <class C> struct Backward {
       const Share part = share(chunks, by_panel ? 0 : task, by_panel ? 1 : tasks);
       const Share panel = share(panels, by_panel ? task : 0, by_panel ? tasks : 1);
       if (panel.size() == 0) return;
-      for (int64_t i = part.first; i < part.last; ++i)
+      for (int64_t k = part.first; k < part.last; ++k) {
+        const int64_t i = by_panel ? in_turn(part, k, task, tasks) : k;
         input.chunk(i, product ? source.gradient(p.dy, i, 0, outputs, o.dy) : Strip<C>{}, s.packed, norm(s), panel,
-                    o.input, s.sums + i * 2 * channels);
+                    o.input, s.sums + i * 2 * channels, by_panel ? 0 : task);
+      }
     });
   }
 
@@ -127,13 +129,14 @@ template <class C> struct Backward {
     const int64_t chunks = from.cut.count();
     each_task(base, [&](int64_t task, const Own& o) {
       const Share mine = share(weight.by_block() ? weight.blocks() : weight.parts, task, tasks);
-      for (int64_t k = mine.first; k < mine.last; ++k) {
+      for (int64_t i = mine.first; i < mine.last; ++i) {
+        const int64_t k = weight.by_block() ? weight.turned(i, mine, task, tasks) : i;
         const auto block = weight.block(weight.by_block() ? k : 0);
         const Share part = weight.by_block() ? Share{0, chunks} : share(chunks, k, weight.parts);
         C* dw = weight.by_block() ? s.dw : s.dw + k * weight.size;
         weight.clear(block, dw);
-        for (int64_t i = part.first; i < part.last; ++i)
-          weight.chunk(i, prologue(s), from.gradient(p.dy, i, block.output, block.outputs, o.weight.dy), block,
+        for (int64_t c = part.first; c < part.last; ++c)
+          weight.chunk(c, prologue(s), from.gradient(p.dy, c, block.output, block.outputs, o.weight.dy), block,
                        o.weight.u, dw);
       }
     });

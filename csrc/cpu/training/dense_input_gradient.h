@@ -95,7 +95,7 @@ template <class C> struct InputGradient {
   }
 
   void multiply(const Strip<C>& dy, int64_t outer, int64_t inner, const C* weights, int64_t columns, C* out,
-                Share panel) const {
+                Share panel, int64_t task) const {
     Gemm<C> g;
     g.outer = outer;
     g.inner = inner;
@@ -109,7 +109,7 @@ template <class C> struct InputGradient {
     g.out_type = compute_type<C>;
     g.out_outer = inner * columns;
     g.out_inner = columns;
-    gemm(g, panel.first, panel.last);
+    gemm_in_turn(g, panel, task, p.parallel.threads);
   }
 
   // du of a whole image from the taps of each output pixel.
@@ -125,7 +125,7 @@ template <class C> struct InputGradient {
         load_pixels<C>(from, p.type, p.dy.pixel, p.dy.w, outputs, Prologue<C>{}, o.rows);
         dy = {o.rows, 0, outputs, true};
       }
-      multiply(dy, 1, p.dy.w, packed, depth, o.extra, {0, ceil_div(depth, kPanel)});
+      multiply(dy, 1, p.dy.w, packed, depth, o.extra, {0, ceil_div(depth, kPanel)}, 0);
       for (int64_t ky = 0; ky < w.kernel[0]; ++ky) {
         const int64_t row = y * w.stride[0] - w.padding[0] + ky * w.dilation[0];
         if (row < 0 || row >= p.x.h) continue;
@@ -175,11 +175,11 @@ template <class C> struct InputGradient {
   }
 
   // One chunk: du of panels [panel.first, panel.last), and the norm's part. `dy` is the chunk of a pointwise or pooled
-  // source.
+  // source; the product begins at the task's own panel.
   void chunk(int64_t i, const Strip<C>& dy, const C* packed, const NormBackward<C>& norm, Share panel, const Own& o,
-             C* sums) const {
+             C* sums, int64_t task) const {
     if (way == Way::product) {
-      multiply(dy, source.outer(i), source.inner(i), packed, channels, o.du, panel);
+      multiply(dy, source.outer(i), source.inner(i), packed, channels, o.du, panel, task);
       if (p.pool)
         for (int64_t k = 0; k < source.cut.pixels(i) * channels; ++k) o.du[k] *= C(0.25);
     } else if (way == Way::turned) {

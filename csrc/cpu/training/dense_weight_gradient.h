@@ -48,6 +48,14 @@ template <class C> struct WeightGradient {
             channels - c < block_channels ? channels - c : block_channels};
   }
 
+  // Block k of a task's share in the task's own order: tasks have different outputs and go through the same channels of u,
+  // so each starts at others.
+  int64_t turned(int64_t k, Share mine, int64_t task, int64_t tasks) const {
+    if (mine.first % across() || mine.last % across()) return k;
+    const int64_t row = k / across() * across();
+    return in_turn({row, row + across()}, k, task, tasks);
+  }
+
   struct Own { C *u, *dy; };
   Own own(Arena& arena) const {
     Own o;
