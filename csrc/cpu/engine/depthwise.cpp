@@ -34,13 +34,13 @@ struct Pixels {
   }
 };
 
-// Columns outputs side by side, 3 columns wide, Rows kernel rows, all taps inside the image; `channels` is whole vectors.
-// `in` is the first tap of the first output. At stride 1 neighbouring outputs share two of three input columns: four
+// Columns outputs side by side, of Rows kernel rows and kernel columns [First, Last) of 3, those inside the image;
+// `channels` is whole vectors. `in` is column First of the first output. At stride 1 neighbouring outputs share two of three input columns: four
 // outputs of three rows take 18 + 9 loads for 36 multiply-adds, so the multiply-adds are the bound.
-template <class C, class T, class E, int Stride, int Columns, int Rows>
+template <class C, class T, class E, int Stride, int Columns, int Rows, int First, int Last>
 __attribute__((noinline)) void block_3(const T* in, int64_t step, int64_t pixel, const C* weights, int64_t group_taps,
                                        const C* bias, Clamp<C> clamp, int64_t channels, E* out, int64_t out_pixel) {
-  constexpr int L = kLanes<C>, kSpan = (Columns - 1) * Stride + 3;
+  constexpr int L = kLanes<C>, kTaps = Last - First, kSpan = (Columns - 1) * Stride + kTaps;
   Pixels pixels(pixel * int64_t(sizeof(T)));
   const int64_t row_bytes = step * int64_t(sizeof(T));
   const char* row[Rows];
@@ -54,9 +54,9 @@ __attribute__((noinline)) void block_3(const T* in, int64_t step, int64_t pixel,
     for (int i = 0; i < Columns; ++i) sum[i] = Vec<C>{};
 #pragma GCC unroll 3
     for (int y = 0; y < Rows; ++y) {
-      Vec<C> weight[3];
+      Vec<C> weight[kTaps];
 #pragma GCC unroll 3
-      for (int kx = 0; kx < 3; ++kx) weight[kx] = load(w + (y * 3 + kx) * kGroup);
+      for (int kx = 0; kx < kTaps; ++kx) weight[kx] = load(w + (y * 3 + First + kx) * kGroup);
 #pragma GCC unroll 9
       for (int j = 0; j < kSpan; ++j) {
         Vec<C> v = load(reinterpret_cast<const T*>(row[y] + pixels.times(j)));
@@ -64,7 +64,7 @@ __attribute__((noinline)) void block_3(const T* in, int64_t step, int64_t pixel,
 #pragma GCC unroll 4
         for (int i = 0; i < Columns; ++i) {
           const int kx = j - i * Stride;
-          if (kx >= 0 && kx < 3) sum[i] += v * weight[kx];
+          if (kx >= 0 && kx < kTaps) sum[i] += v * weight[kx];
         }
       }
       row[y] += L * int64_t(sizeof(T));
@@ -101,20 +101,30 @@ void one_output(const Depthwise<C>& d, const Taps<T>& t, int64_t left, int64_t f
 template <class C, class T, class E> using Block = void (*)(const T*, int64_t, int64_t, const C*, int64_t, const C*,
                                                             Clamp<C>, int64_t, E*, int64_t);
 
-// The block for a stride of 1 or 2, `columns` of 1 or 4 and 1 to 3 rows.
-template <class C, class T, class E, int Stride, int Columns> Block<C, T, E> block_of(int64_t rows) {
-  return rows == 3   ? block_3<C, T, E, Stride, Columns, 3>
-         : rows == 2 ? block_3<C, T, E, Stride, Columns, 2>
-                     : block_3<C, T, E, Stride, Columns, 1>;
-}
-template <class C, class T, class E> Block<C, T, E> block_of(int64_t stride, int columns, int64_t rows) {
-  if (stride == 1) return columns == 4 ? block_of<C, T, E, 1, 4>(rows) : block_of<C, T, E, 1, 1>(rows);
-  return columns == 4 ? block_of<C, T, E, 2, 4>(rows) : block_of<C, T, E, 2, 1>(rows);
-}
+// The blocks for a stride of 1 or 2 and 1 to 3 rows: four, two or one output whose taps are all inside, and one at the left
+// or the right border of the image. By the general rule the two borders cost as much as twelve outputs between them.
 template <class C, class T, class E> struct Blocks {
-  Block<C, T, E> four, single;
-  Blocks(int64_t stride, int64_t rows)
-      : four(block_of<C, T, E>(stride, 4, rows)), single(block_of<C, T, E>(stride, 1, rows)) {}
+  Block<C, T, E> four, two, one, left, right;
+
+  Blocks(int64_t stride, int64_t rows) {
+    if (stride == 1) fill<1>(rows);
+    else fill<2>(rows);
+  }
+  Block<C, T, E> inside(int64_t columns) const { return columns == 4 ? four : columns == 2 ? two : one; }
+
+ private:
+  template <int Stride> void fill(int64_t rows) {
+    if (rows == 3) fill<Stride, 3>();
+    else if (rows == 2) fill<Stride, 2>();
+    else fill<Stride, 1>();
+  }
+  template <int Stride, int Rows> void fill() {
+    four = block_3<C, T, E, Stride, 4, Rows, 0, 3>;
+    two = block_3<C, T, E, Stride, 2, Rows, 0, 3>;
+    one = block_3<C, T, E, 1, 1, Rows, 0, 3>;
+    left = block_3<C, T, E, 1, 1, Rows, 1, 3>;
+    right = block_3<C, T, E, 1, 1, Rows, 0, 2>;
+  }
 };
 
 template <class C, class T, class E>
@@ -141,14 +151,18 @@ void run_row(const Depthwise<C>& d, const Taps<T>& t, int64_t out_width, E* out,
     const C* bias = d.bias ? d.bias + chunk : nullptr;
     for (int64_t x = 0; x < out_width;) {
       const int64_t left = x * w.stride[1] - w.padding[1];
-      const int64_t columns = x < inner || x >= outer ? 1 : x + 4 <= outer ? 4 : 1;
       const bool inside = x >= inner && x < outer;
+      const int64_t columns = !inside ? 1 : x + 4 <= outer ? 4 : x + 2 <= outer ? 2 : 1;
+      const bool at_left = fast && left == -1 && d.width >= 2, at_right = fast && left >= 0 && left + 2 == d.width;
       const auto run = [&](const auto& block, auto* to, int64_t to_pixel) {
-        if (inside && whole > 0)
-          (columns == 4 ? block.four : block.single)(t.in + left * t.pixel + chunk, t.step, t.pixel, weights, d.taps(),
-                                                     bias, clamp, whole, to, to_pixel);
-        const int64_t done = inside ? whole : 0;
-        for (int64_t i = 0; i < columns; ++i)
+        const bool whole_taps = inside || at_left || at_right;
+        if (whole_taps && whole > 0) {
+          const auto chosen = inside ? block.inside(columns) : at_left ? block.left : block.right;
+          chosen(t.in + (at_left ? 0 : left) * t.pixel + chunk, t.step, t.pixel, weights, d.taps(), bias, clamp, whole, to,
+                 to_pixel);
+        }
+        const int64_t done = whole_taps ? whole : 0;
+        for (int64_t i = 0; done < end - chunk && i < columns; ++i)
           one_output(d, t, left + i * w.stride[1], chunk + done, end, clamp, to + i * to_pixel + done);
       };
       E* to = out + x * out_pixel + chunk;
