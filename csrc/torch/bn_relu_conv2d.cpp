@@ -1,6 +1,6 @@
 #include "lightops/bn_relu_conv2d.h"
 
-#include "common.h"
+#include "chain.h"
 
 namespace lightops {
 namespace binding {
@@ -38,7 +38,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(lightops, m) {
       "bn_relu_conv2d(Tensor x, Tensor? scale, Tensor? shift, int pre_act, Tensor w, Tensor? bias, int out_channels, "
       "int[] kernel, int[] stride, int[] padding, int[] dilation, int act, int algo) -> Tensor");
 }
-STABLE_TORCH_LIBRARY_IMPL(lightops, CPU, m) { m.impl("bn_relu_conv2d", TORCH_BOX(&bn_relu_conv2d)); }
+STABLE_TORCH_LIBRARY_IMPL(lightops, CPU, m) { m.impl("bn_relu_conv2d", TORCH_BOX(&Recordable<&bn_relu_conv2d>::call)); }
 
 }  // namespace binding
 }  // namespace lightops

@@ -1,6 +1,6 @@
 #include "lightops/conv1x1_bn_act.h"
 
-#include "common.h"
+#include "chain.h"
 
 namespace lightops {
 namespace binding {
@@ -33,7 +33,7 @@ Tensor conv1x1_bn_act(Tensor x, Tensor w, OptionalTensor bias, int64_t out_chann
 STABLE_TORCH_LIBRARY_FRAGMENT(lightops, m) {
   m.def("conv1x1_bn_act(Tensor x, Tensor w, Tensor? bias, int out_channels, int act, Tensor? residual) -> Tensor");
 }
-STABLE_TORCH_LIBRARY_IMPL(lightops, CPU, m) { m.impl("conv1x1_bn_act", TORCH_BOX(&conv1x1_bn_act)); }
+STABLE_TORCH_LIBRARY_IMPL(lightops, CPU, m) { m.impl("conv1x1_bn_act", TORCH_BOX(&Recordable<&conv1x1_bn_act>::call)); }
 
 }  // namespace binding
 }  // namespace lightops

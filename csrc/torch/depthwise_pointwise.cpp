@@ -1,6 +1,6 @@
 #include "lightops/depthwise_pointwise.h"
 
-#include "common.h"
+#include "chain.h"
 
 namespace lightops {
 namespace binding {
@@ -43,7 +43,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(lightops, m) {
       "dilation, "
       "int dw_act, Tensor pw, Tensor? pw_bias, int out_channels, int pw_act, Tensor? residual) -> Tensor");
 }
-STABLE_TORCH_LIBRARY_IMPL(lightops, CPU, m) { m.impl("depthwise_pointwise", TORCH_BOX(&depthwise_pointwise)); }
+STABLE_TORCH_LIBRARY_IMPL(lightops, CPU, m) { m.impl("depthwise_pointwise", TORCH_BOX(&Recordable<&depthwise_pointwise>::call)); }
 
 }  // namespace binding
 }  // namespace lightops

@@ -1,6 +1,6 @@
 #include "lightops/fire.h"
 
-#include "common.h"
+#include "chain.h"
 
 namespace lightops {
 namespace binding {
@@ -43,7 +43,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(lightops, m) {
       "fire(Tensor x, Tensor sq, Tensor? sq_bias, int squeeze, Tensor e1, Tensor? e1_bias, int expand1, Tensor e3, "
       "Tensor? e3_bias, int expand3, int algo, Tensor? bypass) -> Tensor");
 }
-STABLE_TORCH_LIBRARY_IMPL(lightops, CPU, m) { m.impl("fire", TORCH_BOX(&fire)); }
+STABLE_TORCH_LIBRARY_IMPL(lightops, CPU, m) { m.impl("fire", TORCH_BOX(&Recordable<&fire>::call)); }
 
 }  // namespace binding
 }  // namespace lightops

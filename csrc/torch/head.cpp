@@ -1,6 +1,6 @@
 #include "lightops/head.h"
 
-#include "common.h"
+#include "chain.h"
 
 namespace lightops {
 namespace binding {
@@ -34,7 +34,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(lightops, m) {
   m.def(
       "head(Tensor x, Tensor? scale, Tensor? shift, int act, Tensor? fc, Tensor? fc_bias, int out_features) -> Tensor");
 }
-STABLE_TORCH_LIBRARY_IMPL(lightops, CPU, m) { m.impl("head", TORCH_BOX(&head)); }
+STABLE_TORCH_LIBRARY_IMPL(lightops, CPU, m) { m.impl("head", TORCH_BOX(&Recordable<&head>::call)); }
 
 }  // namespace binding
 }  // namespace lightops

@@ -1,6 +1,6 @@
 #include "lightops/inverted_residual.h"
 
-#include "common.h"
+#include "chain.h"
 
 namespace lightops {
 namespace binding {
@@ -46,7 +46,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(lightops, m) {
       "residual) "
       "-> Tensor");
 }
-STABLE_TORCH_LIBRARY_IMPL(lightops, CPU, m) { m.impl("inverted_residual", TORCH_BOX(&inverted_residual)); }
+STABLE_TORCH_LIBRARY_IMPL(lightops, CPU, m) { m.impl("inverted_residual", TORCH_BOX(&Recordable<&inverted_residual>::call)); }
 
 }  // namespace binding
 }  // namespace lightops

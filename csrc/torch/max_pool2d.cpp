@@ -1,6 +1,6 @@
 #include "lightops/max_pool2d.h"
 
-#include "common.h"
+#include "chain.h"
 
 namespace lightops {
 namespace binding {
@@ -24,7 +24,7 @@ Tensor max_pool2d(Tensor x, Ints kernel, Ints stride, Ints padding, bool ceil_mo
 STABLE_TORCH_LIBRARY_FRAGMENT(lightops, m) {
   m.def("max_pool2d(Tensor x, int[] kernel, int[] stride, int[] padding, bool ceil_mode) -> Tensor");
 }
-STABLE_TORCH_LIBRARY_IMPL(lightops, CPU, m) { m.impl("max_pool2d", TORCH_BOX(&max_pool2d)); }
+STABLE_TORCH_LIBRARY_IMPL(lightops, CPU, m) { m.impl("max_pool2d", TORCH_BOX(&Recordable<&max_pool2d>::call)); }
 
 }  // namespace binding
 }  // namespace lightops

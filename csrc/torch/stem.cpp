@@ -1,6 +1,6 @@
 #include "lightops/stem.h"
 
-#include "common.h"
+#include "chain.h"
 
 namespace lightops {
 namespace binding {
@@ -92,7 +92,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(lightops, m) {
       "Tensor(a!) out) -> ()");
 }
 STABLE_TORCH_LIBRARY_IMPL(lightops, CPU, m) {
-  m.impl("stem", TORCH_BOX(&stem));
+  m.impl("stem", TORCH_BOX(&Recordable<&stem>::call));
   m.impl("stem_out", TORCH_BOX(&stem_out));
 }
 

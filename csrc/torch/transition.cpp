@@ -1,6 +1,6 @@
 #include "lightops/transition.h"
 
-#include "common.h"
+#include "chain.h"
 
 namespace lightops {
 namespace binding {
@@ -53,7 +53,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(lightops, m) {
   m.def("transition_out(Tensor x, Tensor scale, Tensor shift, Tensor w, Tensor? bias, Tensor(a!) out) -> ()");
 }
 STABLE_TORCH_LIBRARY_IMPL(lightops, CPU, m) {
-  m.impl("transition", TORCH_BOX(&transition));
+  m.impl("transition", TORCH_BOX(&Recordable<&transition>::call));
   m.impl("transition_out", TORCH_BOX(&transition_out));
 }
 

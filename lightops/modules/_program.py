@@ -1,13 +1,14 @@
 """A chain of fused steps as a straight line: one check for all of them, then one op after the other.
 
 A walk checks every step on its own, which costs a few microseconds a step: a tenth of a small network at batch 1. A
-program checks the union of what the steps depend on and runs them back to back. It also runs a large batch depth first,
+program checks the union of what the steps depend on and runs them back to back, by one native call where each is one
+operator. It also runs a large batch depth first,
 a few images at a time: between steps the activations of those few images are still in cache, and no tensor of the
 whole batch exists until the maps are small (MobileNet at batch 16, one thread: 6.9 ms an image breadth first, 5.3 depth
 first).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightops.modules._base import FusedModule
 from lightops.modules._guard import Guard, is_plain
+from lightops.modules._native_chain import Step, free, joined, record
 from lightops.modules._runner import Runner, State, under_transform
 from lightops.modules.dense_block import DenseBlockPiece
 
@@ -27,9 +29,6 @@ _CACHE_BYTES_PER_THREAD = 2 << 20
 # through memory. Flat between 2 and 8 on the networks of `lightops bench`; chunking SqueezeNet's last blocks gains 3%,
 # chunking MobileNetV1's 1024-channel block loses 2%.
 _WEIGHTS_PER_ACTIVATION = 4
-
-
-Step = Callable[[Tensor], Tensor]
 
 
 class Leaf(NamedTuple):
@@ -43,14 +42,13 @@ class Leaf(NamedTuple):
 class Program:
     """Leaves in order, their merged guard, and the chunking of a large batch."""
 
-    __slots__ = ("_chunk_images", "_guard", "_leaves", "_prefix", "_shape", "_steps", "dtype")
+    __slots__ = ("_chunk_images", "_guard", "_head", "_leaves", "_shape", "_tail", "dtype")
 
     def __init__(self, leaves: list[Leaf], guard: Guard, x: Tensor):
         self._leaves = leaves
         self._guard = guard
         self._shape = x.shape[1:]
         self.dtype = x.dtype
-        self._steps: list[Step] = [_step(leaf, None) for leaf in leaves]
         self._plan_for(x[:1])
 
     def ready(self, x: Any) -> bool:
@@ -71,32 +69,29 @@ class Program:
 
     def run(self, x: Tensor) -> Tensor:
         """All steps; the result is channels_last."""
-        steps, prefix = self._steps, self._prefix
         chunk = self._chunk_images * torch.get_num_threads()
-        if prefix and 0 < chunk < len(x):
-            parts = []
-            for part in x.split(chunk):
-                for step in steps[:prefix]:
-                    part = step(part)
-                parts.append(part)
-            x = torch.cat(parts)
-            steps = steps[prefix:]
-        for step in steps:
-            x = step(x)
-        return x
+        if self._head and chunk < len(x):
+            x = torch.cat([_through(self._head, part) for part in x.split(chunk)])
+        else:
+            x = _through(self._head, x)
+        return _through(self._tail, x)
 
     def _plan_for(self, x: Tensor) -> None:
-        """Run one image step by step to see how large activations are beside weights, and settle two things.
+        """Run one image step by step to see how large activations are beside weights, and settle three things.
 
         The chunked prefix ends where weights outweigh the activations of a chunk: from there on they would be read
         again for every chunk. A producer writes into the buffer of the dense block behind it, unless its own input and
         that buffer together would be the largest pair of tensors of the whole chain: then the block copies its prefix
-        (DenseNet's first transition: 44% of stock's peak instead of 59%, for 0.1 MB an image copied).
+        (DenseNet's first transition: 44% of stock's peak instead of 59%, for 0.1 MB an image copied). Steps of one native
+        operator each are called together.
         """
-        sizes = []
-        for step in self._steps:
+        steps: list[Step] = [_step(leaf, None) for leaf in self._leaves]
+        sizes, strides, numbers = [], [], []
+        for step in steps:
             before = x.numel()
-            x = step(x)
+            strides.append(x.stride())
+            x, number = record(step, x)
+            numbers.append(number)
             sizes.append((before, x.numel()))
         self._chunk_images = max(1, _CACHE_BYTES_PER_THREAD // (max(map(sum, sizes)) * x.element_size()))
         light = [
@@ -104,12 +99,17 @@ class Program:
             for leaf, size in zip(self._leaves, sizes, strict=True)
         ]
         # A GPU wants the whole batch at once: it has no cache of its own for each image in flight.
-        self._prefix = max((i + 1 for i, ok in enumerate(light) if ok), default=0) if x.device.type == "cpu" else 0
+        prefix = max((i + 1 for i, ok in enumerate(light) if ok), default=0) if x.device.type == "cpu" else 0
         peak = max(map(sum, sizes))
         for i, (leaf, block) in enumerate(pairwise(self._leaves)):
             producer = leaf.runner is not None and leaf.runner.can_run_into and _is_dense_block(block)
             if producer and sizes[i][0] + sizes[i + 1][1] <= peak:
-                self._steps[i] = _step(leaf, block.state.packed.out_channels)
+                steps[i] = _step(leaf, block.state.packed.out_channels)
+                free(numbers[i : i + 1])
+                numbers[i] = 0
+        self._head = joined(steps[:prefix], numbers[:prefix], strides[:prefix])
+        self._tail = joined(steps[prefix:], numbers[prefix:], strides[prefix:])
+        free(numbers)
 
 
 def make_program(
@@ -149,6 +149,12 @@ def leaves_of(child: nn.Module) -> list[Leaf] | None:
 
 def leaf_of(runner: Runner) -> Leaf:
     return Leaf(runner, runner.state, None)
+
+
+def _through(steps: list[Step], x: Tensor) -> Tensor:
+    for step in steps:
+        x = step(x)
+    return x
 
 
 def _step(leaf: Leaf, room: int | None) -> Step:
