@@ -53,18 +53,67 @@ bool attribute_holds(PyObject* e) {
   return same == 1;
 }
 
+// How a tensor of one class answers `data_ptr()` and `_version`: the C functions behind the two, so that neither is looked
+// up by name, in the instance's own dict first, for every one of a few hundred tensors. Null where they are not C functions.
+struct Access {
+  PyTypeObject* type = nullptr;
+  PyCFunction data_ptr = nullptr;
+  getter version = nullptr;
+  void* closure = nullptr;
+};
+
+Access access_of(PyTypeObject* type) {
+  Access a;
+  a.type = type;
+  Py_INCREF(type);  // kept: its address stays its own
+  PyObject* method = PyObject_GetAttr(reinterpret_cast<PyObject*>(type), names().data_ptr);
+  PyObject* attribute = PyObject_GetAttr(reinterpret_cast<PyObject*>(type), names().version);
+  if (method && attribute && Py_TYPE(method) == &PyMethodDescr_Type && Py_TYPE(attribute) == &PyGetSetDescr_Type) {
+    const PyMethodDef* def = reinterpret_cast<PyMethodDescrObject*>(method)->d_method;
+    const PyGetSetDef* field = reinterpret_cast<PyGetSetDescrObject*>(attribute)->d_getset;
+    if (def->ml_flags == METH_NOARGS && field->get) {
+      a.data_ptr = def->ml_meth;
+      a.version = field->get;
+      a.closure = field->closure;
+    }
+  }
+  Py_XDECREF(method);
+  Py_XDECREF(attribute);
+  PyErr_Clear();
+  return a;
+}
+
+// Parameters and buffers are of two classes; others take turns in the second place.
+const Access& access(PyTypeObject* type) {
+  static Access known[2];
+  for (const Access& a : known)
+    if (a.type == type) return a;
+  Access& place = known[known[0].type ? 1 : 0];
+  Py_XDECREF(place.type);
+  place = access_of(type);
+  return place;
+}
+
+PyObject* address_of(PyObject* tensor, const Access& a) {
+  return a.data_ptr ? a.data_ptr(tensor, nullptr) : PyObject_CallMethodNoArgs(tensor, names().data_ptr);
+}
+PyObject* version_of(PyObject* tensor, const Access& a) {
+  return a.version ? a.version(tensor, a.closure) : PyObject_GetAttr(tensor, names().version);
+}
+
 // (module's dict, kind, key, tensor, address, version): the same tensor, in the same place, never written to.
 bool tensor_holds(PyObject* e) {
   PyObject* tensor = item(e, 3);
   if (held(item(e, 0), item(e, 1), item(e, 2)) != tensor) return false;
   const long version = PyLong_AsLong(item(e, 5));
   if (version < 0) return false;
-  PyObject* address = PyObject_CallMethodNoArgs(tensor, names().data_ptr);
+  const Access& a = access(Py_TYPE(tensor));
+  PyObject* address = address_of(tensor, a);
   if (!address) return false;
   const bool in_place = PyLong_AsVoidPtr(address) == PyLong_AsVoidPtr(item(e, 4));
   Py_DECREF(address);
   if (!in_place) return false;
-  PyObject* current = PyObject_GetAttr(tensor, names().version);
+  PyObject* current = version_of(tensor, a);
   if (!current) return false;
   const bool unwritten = PyLong_AsLong(current) == version;
   Py_DECREF(current);

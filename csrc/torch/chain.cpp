@@ -48,7 +48,7 @@ void chain_record(Tensor x) {
 int64_t chain_recorded(Tensor x, Tensor out) {
   Recording r = std::move(recording());
   recording() = Recording();
-  bool whole = r.on && r.exact && r.calls == 1 && r.x == x.data_ptr();
+  bool whole = r.on && r.exact && r.calls == 1 && r.out.has_value() && r.x == x.data_ptr();
   // What Python made of the result, if anything, would be missing.
   whole = whole && r.out->data_ptr() == out.data_ptr() && r.out->dim() == out.dim();
   for (int64_t i = 0; whole && i < out.dim(); ++i)

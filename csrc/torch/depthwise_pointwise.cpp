@@ -43,7 +43,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(lightops, m) {
       "dilation, "
       "int dw_act, Tensor pw, Tensor? pw_bias, int out_channels, int pw_act, Tensor? residual) -> Tensor");
 }
-STABLE_TORCH_LIBRARY_IMPL(lightops, CPU, m) { m.impl("depthwise_pointwise", TORCH_BOX(&Recordable<&depthwise_pointwise>::call)); }
+STABLE_TORCH_LIBRARY_IMPL(lightops, CPU, m) {
+  m.impl("depthwise_pointwise", TORCH_BOX(&Recordable<&depthwise_pointwise>::call));
+}
 
 }  // namespace binding
 }  // namespace lightops

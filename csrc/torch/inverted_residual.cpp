@@ -46,7 +46,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(lightops, m) {
       "residual) "
       "-> Tensor");
 }
-STABLE_TORCH_LIBRARY_IMPL(lightops, CPU, m) { m.impl("inverted_residual", TORCH_BOX(&Recordable<&inverted_residual>::call)); }
+STABLE_TORCH_LIBRARY_IMPL(lightops, CPU, m) {
+  m.impl("inverted_residual", TORCH_BOX(&Recordable<&inverted_residual>::call));
+}
 
 }  // namespace binding
 }  // namespace lightops

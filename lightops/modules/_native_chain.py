@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lightops import _ext
 from lightops.ops._native import native_op
 
 Step = Callable[[Tensor], Tensor]
@@ -21,7 +22,7 @@ _CPU = torch.empty(0)  # what calls without an image of their own are dispatched
 
 def record(step: Step, x: Tensor) -> tuple[Tensor, int]:
     """`step(x)` and the number of its native form; 0 where it is more or less than one operator of the CPU on x."""
-    if x.device.type != "cpu":
+    if x.device.type != "cpu" or _ext.cpu_reason():
         return step(x), 0
     _record(x)
     y = None
@@ -44,7 +45,7 @@ class NativeChain:
         self._steps = steps
         self._stride = stride
         self._number = _joined(_CPU, numbers)
-        weakref.finalize(self, _free, _CPU, self._number).atexit = False
+        _free_with(self, [self._number])
 
     def __call__(self, x: Tensor) -> Tensor:
         if x.stride() == self._stride and not torch._C._len_torch_dispatch_stack():
@@ -54,24 +55,35 @@ class NativeChain:
         return x
 
 
-def joined(steps: list[Step], numbers: list[int], strides: list[tuple[int, ...]]) -> list[Step]:
-    """`steps` with every run of two or more that have a native form (`numbers`) as one step; the forms are freed."""
-    out: list[Step] = []
-    first = 0
-    while first < len(steps):
-        last = first
-        while last < len(steps) and numbers[last]:
-            last += 1
-        if last - first > 1:
-            out.append(NativeChain(steps[first:last], numbers[first:last], strides[first]))
-        else:
-            last = first + 1
-            out.append(steps[first])
-        first = last
-    return out
+class Recorded:
+    """Steps with the numbers of their native forms and the strides of their inputs."""
+
+    __slots__ = ("__weakref__", "_numbers", "_steps", "_strides")
+
+    def __init__(self, steps: list[Step], numbers: list[int], strides: list[tuple[int, ...]]):
+        self._steps, self._numbers, self._strides = steps, numbers, strides
+        _free_with(self, [number for number in numbers if number])
+
+    def joined(self, first: int, last: int) -> list[Step]:
+        """Steps [first, last), every run of two or more with a native form as one."""
+        out: list[Step] = []
+        while first < last:
+            end = first
+            while end < last and self._numbers[end]:
+                end += 1
+            if end - first > 1:
+                out.append(NativeChain(self._steps[first:end], self._numbers[first:end], self._strides[first]))
+            else:
+                end = first + 1
+                out.append(self._steps[first])
+            first = end
+        return out
 
 
-def free(numbers: list[int]) -> None:
+def _free_with(owner: object, numbers: list[int]) -> None:
+    weakref.finalize(owner, _free_all, numbers).atexit = False
+
+
+def _free_all(numbers: list[int]) -> None:
     for number in numbers:
-        if number:
-            _free(_CPU, number)
+        _free(_CPU, number)

@@ -2,10 +2,9 @@
 
 A walk checks every step on its own, which costs a few microseconds a step: a tenth of a small network at batch 1. A
 program checks the union of what the steps depend on and runs them back to back, by one native call where each is one
-operator. It also runs a large batch depth first,
-a few images at a time: between steps the activations of those few images are still in cache, and no tensor of the
-whole batch exists until the maps are small (MobileNet at batch 16, one thread: 6.9 ms an image breadth first, 5.3 depth
-first).
+operator. It also runs a large batch depth first, a few images at a time: between steps the activations of those few
+images are still in cache, and no tensor of the whole batch exists until the maps are small (MobileNet at batch 16, one
+thread: 6.9 ms an image breadth first, 5.3 depth first).
 """
 
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightops.modules._base import FusedModule
 from lightops.modules._guard import Guard, is_plain
-from lightops.modules._native_chain import Step, free, joined, record
+from lightops.modules._native_chain import Recorded, Step, record
 from lightops.modules._runner import Runner, State, under_transform
 from lightops.modules.dense_block import DenseBlockPiece
 
@@ -42,7 +41,7 @@ class Leaf(NamedTuple):
 class Program:
     """Leaves in order, their merged guard, and the chunking of a large batch."""
 
-    __slots__ = ("_chunk_images", "_guard", "_head", "_leaves", "_shape", "_tail", "dtype")
+    __slots__ = ("_chunk_images", "_guard", "_head", "_leaves", "_recorded", "_shape", "_tail", "dtype")
 
     def __init__(self, leaves: list[Leaf], guard: Guard, x: Tensor):
         self._leaves = leaves
@@ -82,8 +81,8 @@ class Program:
         The chunked prefix ends where weights outweigh the activations of a chunk: from there on they would be read
         again for every chunk. A producer writes into the buffer of the dense block behind it, unless its own input and
         that buffer together would be the largest pair of tensors of the whole chain: then the block copies its prefix
-        (DenseNet's first transition: 44% of stock's peak instead of 59%, for 0.1 MB an image copied). Steps of one native
-        operator each are called together.
+        (DenseNet's first transition: 44% of stock's peak instead of 59%, for 0.1 MB an image copied). Steps that are
+        one native operator each are recorded, to be called together.
         """
         steps: list[Step] = [_step(leaf, None) for leaf in self._leaves]
         sizes, strides, numbers = [], [], []
@@ -105,11 +104,13 @@ class Program:
             producer = leaf.runner is not None and leaf.runner.can_run_into and _is_dense_block(block)
             if producer and sizes[i][0] + sizes[i + 1][1] <= peak:
                 steps[i] = _step(leaf, block.state.packed.out_channels)
-                free(numbers[i : i + 1])
                 numbers[i] = 0
-        self._head = joined(steps[:prefix], numbers[:prefix], strides[:prefix])
-        self._tail = joined(steps[prefix:], numbers[prefix:], strides[prefix:])
-        free(numbers)
+        self._recorded = Recorded(steps, numbers, strides)
+        self._chunk(prefix)
+
+    def _chunk(self, prefix: int) -> None:
+        """Let the first `prefix` steps go through a batch in chunks, the others take it whole."""
+        self._head, self._tail = self._recorded.joined(0, prefix), self._recorded.joined(prefix, len(self._leaves))
 
 
 def make_program(

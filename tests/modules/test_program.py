@@ -61,7 +61,8 @@ def test_chunks_give_what_the_whole_batch_gives(pair, batch, channels_last):
     x = torch.randn(batch, 3, 32, 32).contiguous(memory_format=layout)
     whole = fused.features(x)
     program = program_of(fused)
-    program._chunk_images, program._prefix = 1, len(program._leaves) - 2
+    program._chunk_images = 1
+    program._chunk(len(program._leaves) - 2)
     chunked = fused.features(x)
     assert torch.equal(chunked, whole)
     assert chunked.stride() == whole.stride()

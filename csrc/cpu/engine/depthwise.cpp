@@ -158,8 +158,8 @@ void run_row(const Depthwise<C>& d, const Taps<T>& t, int64_t out_width, E* out,
         const bool whole_taps = inside || at_left || at_right;
         if (whole_taps && whole > 0) {
           const auto chosen = inside ? block.inside(columns) : at_left ? block.left : block.right;
-          chosen(t.in + (at_left ? 0 : left) * t.pixel + chunk, t.step, t.pixel, weights, d.taps(), bias, clamp, whole, to,
-                 to_pixel);
+          chosen(t.in + (at_left ? 0 : left) * t.pixel + chunk, t.step, t.pixel, weights, d.taps(), bias, clamp, whole,
+                 to, to_pixel);
         }
         const int64_t done = whole_taps ? whole : 0;
         for (int64_t i = 0; done < end - chunk && i < columns; ++i)

@@ -145,17 +145,32 @@ template <class E, class T, int Rows, int Vecs> void micro_kernel(const Gemm<E>&
       for (int v = 0; v < Vecs; ++v) sum[r][v] = at_most(sum[r][v], t.clamp.high);
   }
 
-  const bool whole = t.columns == Vecs * L;
+  T* out = static_cast<T*>(t.out);
+  const T* residual = static_cast<const T*>(t.residual);
+  const int64_t residual_stride = t.residual_stride;
+  // Apart from the general case, so that none of its questions is asked for every vector of a whole tile.
+  if (t.columns == Vecs * L) {
+    if (residual) {
+#pragma GCC unroll 16
+      for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 2
+        for (int v = 0; v < Vecs; ++v) sum[r][v] += load(residual + r * residual_stride + v * L);
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 2
+      for (int v = 0; v < Vecs; ++v) store(out + r * t.out_stride + v * L, sum[r][v]);
+    return;
+  }
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 2
     for (int v = 0; v < Vecs; ++v) {
-      const int64_t left = t.columns - v * L;
-      if (!whole && left <= 0) continue;
-      const int64_t count = whole ? L : left;
+      const int64_t count = t.columns - v * L;
+      if (count <= 0) continue;
       Vec<C> y = sum[r][v];
-      if (t.residual) y += load_upto(static_cast<const T*>(t.residual) + r * t.residual_stride + v * L, count);
-      store_upto(static_cast<T*>(t.out) + r * t.out_stride + v * L, y, count);
+      if (residual) y += load_upto(residual + r * residual_stride + v * L, count);
+      store_upto(out + r * t.out_stride + v * L, y, count);
     }
   }
 }
@@ -212,7 +227,9 @@ void run_panels(const Gemm<E>& g, int64_t first, int64_t last) {
   const Act act = direct ? g.act : Act::none;
   const auto& table = direct ? storing.table : summing.table;
   const int64_t depth = g.depth(), steps = depth / Step<E>::kValues;
+  // Tiles of equal height (13 + 12 + 12 + 12 rather than 14 + 14 + 14 + 7): a short tile waits on its own sums.
   const int64_t tiles = ceil_div(g.inner, kMaxRows);
+  const int64_t height = tiles ? g.inner / tiles : 0, taller = g.inner - tiles * height;
   C sums[kMaxRows * kColumns];
 
   for (int64_t panel = first; panel < last; ++panel) {
@@ -241,14 +258,13 @@ void run_panels(const Gemm<E>& g, int64_t first, int64_t last) {
       }
       for (int64_t i = 0; i < g.outer; ++i) {
         tile.b = weights + i * g.b_outer;
-        // Tiles of equal height (13 + 12 + 12 + 12 rather than 14 + 14 + 14 + 7): a short tile waits on its own sums.
-        for (int64_t done = 0, k = tiles; k > 0; --k) {
-          const int64_t rows = ceil_div(g.inner - done, k);
+        for (int64_t done = 0, k = 0; k < tiles; ++k) {
+          const int64_t rows = height + (k < taller ? 1 : 0);
           tile.a = g.a + i * g.a_outer + done * g.a_inner;
           // The next matrix or panel is 128 bytes a step: two tiles fetch all of it.
           const E* next = g.b_outer ? (i + 1 < g.outer ? tile.b + g.b_outer : nullptr)
                                     : (panel + 1 < last ? tile.b + depth * kPanel : nullptr);
-          const int64_t index = (g.b_outer ? 0 : i * tiles) + tiles - k;
+          const int64_t index = (g.b_outer ? 0 : i * tiles) + k;
           tile.ahead =
               reinterpret_cast<const char*>(next ? next : tile.b) + (index < 2 ? index * steps * kCacheLine : 0);
           tile.ahead_step = next && index < 2 ? kCacheLine : 0;
