@@ -76,6 +76,11 @@ def test_errors():
         torch.ops.lightops.dropout_noise_(torch.empty(8), state, 1.5, 2.0)
 
 
+def test_opcheck():
+    state = torch.Generator().get_state()
+    torch.library.opcheck(torch.ops.lightops.dropout_noise_.default, (torch.empty(700), state, 0.5, 2.0))
+
+
 def test_swapped_networks_drop_what_stock_drops():
     def losses(swap: bool) -> list[float]:
         torch.manual_seed(0)
