@@ -54,6 +54,35 @@ def test_fuzz(isa, kind):
     run_with(isa, "-m", "tests.ops.fuzz", "all", "all", "all", kind, "5000", "2")
 
 
+# Through a 1x1 convolution whose one weight is 1. The exponential is our own: every lane, both ends of its range.
+SILU = """
+import torch
+from lightops import ops
+from lightops.ops import training
+ends = [0.0, 1e-30, -1e-30, 88.8, -88.7, -88.8, -103.9, -104.1, float("inf"), float("-inf"), float("nan")]
+x = torch.cat([torch.linspace(-110, 110, 300_001), torch.linspace(-1, 1, 100_001), torch.tensor(ends)])
+y = ops.conv1x1_bn_act(x.view(1, 1, 1, -1), torch.ones(1, 1, 1, 1), act="silu").flatten()
+want = torch.nn.functional.silu(x.double())
+usual = want.isfinite() & (x > -87)
+assert ((y - want)[usual].abs() <= 4 * 2.0**-24 * want[usual].abs() + 1e-37).all()
+assert ((y - want)[(x <= -87) & x.isfinite()].abs() <= 1e-35).all()
+assert torch.equal(y.isnan(), want.isnan()) and y[x == float("inf")].isinf().all()
+x.requires_grad_()
+prologue = training.Prologue(act="silu")
+training.bn_act_conv2d(x.view(1, 1, 1, -1), prologue, torch.ones(1, 1, 1, 1))[0].sum().backward()
+z = x.detach().double().requires_grad_()
+torch.nn.functional.silu(z).sum().backward()
+usual = z.grad.isfinite()
+# gate * (1 + x * (1 - gate)): the rounding of the gate is multiplied by x.
+assert ((x.grad - z.grad)[usual].abs() <= (8 + x.detach().abs()[usual]) * 2.0**-24).all()
+"""
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_silu_over_its_whole_range(isa):
+    run_with(isa, "-c", SILU)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("kind", ["exact", "real"])
 @pytest.mark.parametrize("isa", OTHERS)

@@ -67,17 +67,13 @@ enum class Write { none, dz, gain, full };
 
 // act'(z) of hardswish and silu.
 template <class C> Vec<C> slope(Vec<C> z, Act act) {
-  C s[kLanes<C>];
-  store(s, z);
-  for (int i = 0; i < kLanes<C>; ++i) {
-    if (act == Act::hardswish) {
-      s[i] = s[i] <= C(-3) ? C(0) : s[i] >= C(3) ? C(1) : s[i] / C(3) + C(0.5);
-    } else {
-      const C gate = C(1) / (C(1) + exp_of(-s[i]));
-      s[i] = gate * (C(1) + s[i] * (C(1) - gate));
-    }
+  const Vec<C> one = splat(C(1));
+  if (act == Act::hardswish) {
+    const Vec<C> between = z / splat(C(3)) + splat(C(0.5));
+    return z <= splat(C(-3)) ? Vec<C>{} : z >= splat(C(3)) ? one : between;
   }
-  return load(s);
+  const Vec<C> gate = one / (one + exp_of(-z));
+  return gate * (one + z * (one - gate));
 }
 
 template <class C, class T, class D, Gate G, bool Sum, Write W, int N>
