@@ -29,7 +29,8 @@ FASHION = "densenet_fashion"
 
 
 class UnknownNetwork(ValueError):
-    """The name of a network leads nowhere; the message says which names exist."""
+    """The name of a network leads nowhere, or to something that is no network for pictures; the message says which
+    names exist, or what is wrong."""
 
 
 @dataclass
@@ -73,11 +74,10 @@ class Subject:
 def load_subject(name: str, resolution: int | None = None) -> Subject:
     """The network called `name`: one of `lightops.networks`, `torchvision:NAME`, `timm:NAME` or `file.py:factory`.
 
-    Raises `UnknownNetwork` for any other name.
+    Raises `UnknownNetwork` for any other name, and for a network that cannot be made or does not take the pictures.
     """
-    torch.manual_seed(0)
     base = name.rpartition(":")[2]
-    model = factory(name)(**({"pretrained": True} if name == FASHION else {})).eval()
+    model = load_network(name)
     if base == FASHION:
         return _fashion_subject(name, model, resolution)
     photos, missing = imagenet_photos()
@@ -88,12 +88,42 @@ def load_subject(name: str, resolution: int | None = None) -> Subject:
         except Missing as reason:
             missing.append(str(reason))
     side = resolution or getattr(model, "input_resolution", 224)
+    _check_takes_pictures(name, model, make_batch(photos, 2, TORCHVISION_PREPROCESS, side))
     if weights is None:
         calibrate(model, make_batch(photos, min(16, len(photos)), TORCHVISION_PREPROCESS, side))
         described = "random, calibrated BatchNorm"
         weights = Weights(described, TORCHVISION_PREPROCESS, False)
     classes = imagenet_classes() if weights.classifies else None
     return Subject(name, model, side, photos, weights, classes, missing)
+
+
+def load_network(name: str) -> nn.Module:
+    """The network called `name`, with random weights, in eval mode; `UnknownNetwork` where it cannot be made."""
+    torch.manual_seed(0)
+    make = factory(name)
+    try:
+        model = make(**({"pretrained": True} if name == FASHION else {}))
+    except Exception as error:
+        raise UnknownNetwork(f"network {name!r} cannot be made: {_first_line(error)}") from error
+    if not isinstance(model, nn.Module):
+        raise UnknownNetwork(f"network {name!r}: the factory returned a {type(model).__name__}, not an nn.Module")
+    return model.eval()
+
+
+def _check_takes_pictures(name: str, model: nn.Module, images: Tensor) -> None:
+    shown = "x".join(map(str, images.shape))
+    try:
+        with torch.inference_mode():
+            answer = model(images)
+    except Exception as error:
+        raise UnknownNetwork(f"network {name!r} does not take pictures of {shown}: {_first_line(error)}") from error
+    if not isinstance(answer, Tensor):
+        raise UnknownNetwork(f"network {name!r} answers with a {type(answer).__name__}, not with one tensor")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _fashion_subject(name: str, model: nn.Module, resolution: int | None) -> Subject:
@@ -125,6 +155,8 @@ def factory(name: str) -> Callable[..., nn.Module]:
 def _own(name: str) -> Callable[..., nn.Module]:
     from lightops import networks
 
+    if name.endswith(".py"):
+        raise UnknownNetwork(f"network {name!r}: name the function in it too, as in {name}:factory")
     if name not in networks.names():
         raise UnknownNetwork(f"network {name!r} is not in lightops.networks, which has {', '.join(networks.names())}")
     return partial(networks.create, name)
@@ -158,7 +190,10 @@ def _from_file(path: Path, name: str) -> Callable[..., nn.Module]:
     spec = importlib.util.spec_from_file_location(f"lightops_bench_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise UnknownNetwork(f"network '{path}:{name}': {path} cannot be imported: {_first_line(error)}") from error
     found = getattr(module, name, None)
     if not callable(found):
         raise UnknownNetwork(f"network '{path}:{name}': {path} has no callable {name!r}")

@@ -7,8 +7,9 @@ import click
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
-from lightops.bench.subjects import Subject, UnknownNetwork, load_subject
+from lightops.bench.subjects import Subject, UnknownNetwork, load_network, load_subject
 
 # A pipe or a log has no width of its own, and a wrapped table cannot be read.
 _LOG_WIDTH = 170
@@ -61,6 +62,14 @@ def subject_or_usage_error(name: str, resolution: int | None = None) -> Subject:
     """`load_subject`, with an unknown name as a usage error (exit code 2)."""
     try:
         return load_subject(name, resolution)
+    except UnknownNetwork as error:
+        raise click.UsageError(str(error)) from error
+
+
+def network_or_usage_error(name: str) -> nn.Module:
+    """`load_network`, with an unknown name as a usage error (exit code 2)."""
+    try:
+        return load_network(name)
     except UnknownNetwork as error:
         raise click.UsageError(str(error)) from error
 

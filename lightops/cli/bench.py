@@ -61,7 +61,10 @@ def bench(context: click.Context, networks: tuple[str, ...], as_json: bool, out:
     given["compile"], given["winograd"] = given.pop("compiled"), int(given["winograd"])
     options = Options(networks=networks or DEFAULT_NETWORKS, **given)
     screen = console(stderr=as_json)
-    report = _watched(options, screen)
+    try:
+        report = _watched(options, screen)
+    except UnknownNetwork as error:
+        raise click.UsageError(str(error)) from error
     folder = out or default_folder(report)
     paths = write(report, folder)
     _finish(report, screen, paths)

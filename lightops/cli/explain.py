@@ -2,7 +2,7 @@
 
 import click
 
-from lightops.cli._console import console, subject_or_usage_error
+from lightops.cli._console import console, network_or_usage_error
 
 
 @click.command()
@@ -11,5 +11,5 @@ def explain(network: str) -> None:
     """Shows what would be swapped in NETWORK, by which backend, what would not, and why."""
     from lightops.swap import explain as explain_model
 
-    subject = subject_or_usage_error(network)
-    console().print(str(explain_model(subject.model)), markup=False, soft_wrap=True)
+    report = explain_model(network_or_usage_error(network))
+    console().print(str(report), markup=False, soft_wrap=True)

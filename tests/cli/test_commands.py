@@ -112,6 +112,70 @@ def test_explain_leaves_no_network_unexplained(networks_file):
     assert "fire" in result.output
 
 
+BROKEN = """
+import torch
+
+def number(): return 3
+def raises(): raise ValueError("no such width")
+def wants(width): return torch.nn.Identity()
+def linear(): return torch.nn.Linear(3, 4)
+def pair(): return Pair()
+class Pair(torch.nn.Module):
+    def forward(self, x): return x, x
+"""
+
+
+@pytest.mark.parametrize("command", ["bench", "check"])
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("number", "the factory returned a int, not an nn.Module"),
+        ("raises", "cannot be made: ValueError: no such width"),
+        ("wants", "cannot be made: TypeError: wants() missing 1 required positional argument"),
+        ("linear", "does not take pictures of 2x3x16x16: RuntimeError"),
+        ("pair", "answers with a tuple, not with one tensor"),
+    ],
+)
+def test_a_broken_factory_is_one_line(command, factory, message, tmp_path):
+    path = tmp_path / "broken.py"
+    path.write_text(BROKEN)
+    result = invoke(command, f"{path}:{factory}", "--resolution", 16)
+    assert result.exit_code == 2, result.output
+    assert message in result.output
+    assert isinstance(result.exception, SystemExit)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("def f(:", "SyntaxError"), ("import no_such_module_x", "no_such_module_x"), ("exit(5)", "SystemExit: 5")],
+)
+def test_a_file_that_cannot_be_imported_is_one_line(text, message, tmp_path):
+    path = tmp_path / "broken.py"
+    path.write_text(text)
+    result = invoke("explain", f"{path}:f")
+    assert result.exit_code == 2
+    assert "cannot be imported" in result.output
+    assert message in result.output
+
+
+def test_a_file_without_a_factory_says_how_to_name_one():
+    result = invoke("explain", "nets.py")
+    assert result.exit_code == 2
+    assert "as in nets.py:factory" in result.output
+
+
+def test_a_resolution_too_small_is_one_line():
+    result = invoke("check", "torchvision:alexnet", "--resolution", 16)
+    assert result.exit_code == 2
+    assert "does not take pictures of 2x3x16x16" in result.output
+
+
+def test_explain_says_that_there_is_nothing(networks_file):
+    result = invoke("explain", f"{networks_file}:opaque")
+    assert result.exit_code == 0
+    assert "no block of a kind that lightops fuses" in result.output
+
+
 def test_info_names_every_backend_with_its_reason():
     result = invoke("info", "--json")
     state = json.loads(result.output)
