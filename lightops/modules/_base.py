@@ -65,6 +65,8 @@ class FusedModule(nn.Module):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
             return self._traced(x, *args, **kwargs)
+        if is_jit_tracing():
+            return self._stock_forward(x, *args, **kwargs)
         runner = self._runners[0]
         if args or kwargs:
             runner.reason = "called with more than one argument"
@@ -213,6 +215,12 @@ class FusedModule(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.op}, stock={type(self._stock).__name__}, backend={self.backend or 'chosen at the first call'}"
+
+
+def is_jit_tracing() -> bool:
+    """Whether `torch.jit.trace` (or the exporters that use it) is recording: it gets the stock operators, at every call
+    the same, which its own check wants and which run without lightops."""
+    return torch._C._get_tracing_state() is not None
 
 
 def keeps_channels_last(x: Tensor, block: nn.Module) -> bool:

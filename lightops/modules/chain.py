@@ -5,7 +5,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from lightops.modules._base import Container, exporting_to_onnx
+from lightops.modules._base import Container, exporting_to_onnx, is_jit_tracing
 from lightops.modules._flow import Flow
 from lightops.modules._guard import is_hooked
 from lightops.modules._reader import Decline, Residual
@@ -39,6 +39,8 @@ class FusedChain(Container, Chain):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         if args or kwargs:
             return self._whole_stock(x, *args, **kwargs)
+        if is_jit_tracing():
+            return self._stock_forward(x)
         compiling = torch.compiler.is_compiling()
         if not (compiling or walkable(x)) or self._must_be_stock() or self._adds_uncast(x):
             return self._whole_stock(x)

@@ -5,7 +5,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from lightops.modules._base import exporting_to_onnx
+from lightops.modules._base import exporting_to_onnx, is_jit_tracing
 from lightops.modules._walk import Chain, Run, walkable
 
 
@@ -26,6 +26,8 @@ class FusedSequential(Chain, nn.Sequential):
     def forward(self, input: Tensor) -> Any:
         if torch.compiler.is_compiling():
             return self._whole_stock(input) if exporting_to_onnx() else self._trace_walk(input)
+        if is_jit_tracing():
+            return self._stock_forward(input)
         if not walkable(input):
             return self._whole_stock(input)
         return self._walk(self._current_plan(), input)
