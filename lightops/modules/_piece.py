@@ -59,6 +59,10 @@ class Piece:
         """The channels x must have; None where any number will do."""
         raise NotImplementedError
 
+    def slower(self, params: Any) -> str | None:
+        """Why stock is the faster of the two by measurement, whatever the machine; None where it is not."""
+        return None
+
     def uses_x_as_it_is(self, params: Any) -> bool:
         """Whether stock normalises x or adds it to the result, which autocast does in x's own dtype."""
         return False

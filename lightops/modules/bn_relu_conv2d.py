@@ -14,6 +14,10 @@ from lightops.modules._reader import ConvParams, Decline, Reader, Unit
 from lightops.ops.bn_relu_conv2d import pack_bn_relu_conv2d, run_bn_relu_conv2d
 from lightops.reference import BatchNormParams
 
+# Stock leaves out what a tap reads from the padding: 960 -> 256 channels, 3x3, on a 14x14 map take 4.2 ms of stock's
+# 2.0 with dilation 12 and 5.7 of 1.7 with 24, but 3.6 of 3.9 with 2 (one core, AVX-512).
+_MOST_DILATION = 2
+
 
 class _Params(NamedTuple):
     bn: BatchNormParams | None
@@ -40,6 +44,12 @@ class BNReLUConv2dPiece(Piece):
         if conv.groups != 1:
             raise Decline(f"{self.unit.conv} has groups={conv.groups}")
         return _Params(bn, act, conv)
+
+    def slower(self, params: _Params) -> str | None:
+        conv = params.conv
+        if max(conv.dilation) <= _MOST_DILATION or conv.weight.device.type != "cpu":
+            return None
+        return f"{self.unit.conv} has dilation={conv.dilation}: stock skips the taps outside the map and is faster"
 
     def in_channels(self, params: _Params) -> int:
         return params.conv.in_channels

@@ -31,6 +31,8 @@ class SwapReport:
     declined: list[Declined] = field(default_factory=list)
 
     def __str__(self) -> str:
+        if not self.fused and not self.declined:
+            return "no block of a kind that lightops fuses was found: 0 fused, 0 declined"
         rows = [("module", "op", "backend", "")]
         rows += [(r.name, r.op, r.backend, r.note) for r in self.fused]
         rows += [(r.name, r.op, "-", f"declined: {r.reason}") for r in self.declined]

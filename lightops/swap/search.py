@@ -1,5 +1,6 @@
 """The walk over a model that finds what to fuse."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -209,12 +210,19 @@ def _followers(module: nn.Sequential, chain: list[Leaf], fused: set[str], behind
     for run in find_runs(module, chain, FOLLOWERS):
         first, last = order.index(run.paths[0]), order.index(run.paths[-1])
         if isinstance(run.piece, LinearPiece):
-            wanted = behind_fused or fused & set(order[:first])
+            wanted = (behind_fused or fused & set(order[:first])) and _two_dimensional(chain, run.paths[0])
         else:
             wanted = fused & {*order[max(first - 1, 0) : first], *order[last + 1 : last + 2]}
         if wanted and not fused & set(run.paths):
             runs.append(run)
     return runs
+
+
+def _two_dimensional(chain: list[Leaf], top: str) -> bool:
+    """Whether nothing before the child `top`, back to a Flatten, may make its input a map or a sequence."""
+    before = list(itertools.takewhile(lambda leaf: leaf.top != top, chain))
+    since = itertools.takewhile(lambda leaf: leaf.letter != "F", reversed(before))
+    return all(leaf.letter != "X" or type(leaf.module).__module__ == nn.ReLU.__module__ for leaf in since)
 
 
 def _linear(stock: nn.Module, winograd: int) -> FusedModule:
@@ -245,6 +253,8 @@ def _backend(block: nn.Module, pieces: list[Piece]) -> tuple[str, str]:
     for piece in pieces:
         reader = Reader(block, any_mode=True)
         params = piece.read_all(reader)
+        if reason := piece.slower(params):
+            raise Decline(reason)
         guard = reader.finish()
         channels = piece.in_channels(params) or 1
         x = torch.empty((1, channels, 8, 8), dtype=guard.dtype or torch.float32, device=guard.device or home)

@@ -40,6 +40,29 @@ class LeakyFire(SqueezeExpand):
         return torch.cat([F.relu(self.left(x)), F.relu(self.right(x))], 1)
 
 
+class ResidualBottleneck(nn.Module):
+    """ResNet's block: its layers are a Fire's in another order, and it is none."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(4 * width, width, 1, bias=False), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+        self.conv3, self.bn3 = nn.Conv2d(width, 4 * width, 1, bias=False), nn.BatchNorm2d(4 * width)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        return self.relu(self.bn3(self.conv3(y)) + x)
+
+
+class PooledFire(SqueezeExpand):
+    """A Fire with a pool behind it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(super().forward(x), 2)
+
+
 class Separable(nn.Module):
     """Depthwise and pointwise, one shared activation module, norms registered last."""
 
@@ -168,6 +191,8 @@ STRANGERS = {
     "fire with bypass": (lambda: BypassFire(24, 8, 12, 12), 24, ["fire"], None),
     "fire, 3x3 first": (lambda: SwappedFire(24, 8, 12, 12), 24, [], "computes something else"),
     "fire, leaky": (lambda: LeakyFire(24, 8, 12, 12), 24, [], "computes something else"),
+    "fire, pooled": (lambda: PooledFire(24, 8, 12, 12), 24, [], "a result of another shape"),
+    "residual bottleneck": (lambda: ResidualBottleneck(8), 32, [], None),
     "separable": (lambda: Separable(16, 24, 2), 16, ["depthwise_pointwise"], None),
     "separable with skip": (lambda: Separable(16, 16), 16, ["depthwise_pointwise"], None),
     "bottleneck": (lambda: Bottleneck(16, 16, 1, 3), 16, ["inverted_residual"], None),

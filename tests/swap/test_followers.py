@@ -212,3 +212,23 @@ def test_library_classifiers(net: str, names: list[str]) -> None:
         report = lightops.swap_(model)
         assert [record.name for record in report.fused if record.op == "head"] == names
         torch.testing.assert_close(model(x), want, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_linear_behind_layers_that_may_keep_a_map(flat: bool) -> None:
+    """As in ConvNeXt's blocks: between convolution and linear layer the map keeps its four dimensions."""
+    stem = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU())
+    between = [nn.LayerNorm(1024), nn.Flatten()] if flat else [nn.Flatten(2), nn.LayerNorm(1024)]
+    model = nn.ModuleDict({"stem": stem, "head": nn.Sequential(*between, nn.Linear(1024, 1024))}).eval()
+    named = [record.name for record in lightops.swap_(model).fused if record.op == "head"]
+    assert named == (["head.2"] if flat else [])
+
+
+def test_dilation_that_reaches_beyond_the_map_is_declined() -> None:
+    def unit(dilation: int) -> nn.Sequential:
+        conv = nn.Conv2d(16, 16, 3, padding=dilation, dilation=dilation, bias=False)
+        return nn.Sequential(conv, nn.BatchNorm2d(16), nn.ReLU())
+
+    report = lightops.swap_(nn.ModuleList([unit(1), unit(2), unit(12)]).eval())
+    assert [record.name for record in report.fused] == ["0.0..2", "1.0..2"]
+    assert [(r.name, "stock skips the taps" in r.reason) for r in report.declined] == [("2.0..2", True)]

@@ -77,8 +77,11 @@ def propose(module: nn.Module, in_sequential: bool) -> Proposal | Refusal | None
     try:
         piece = prove(module, _in_channels(module), itertools.chain([first], pieces))
     except Unproven as unproven:
-        # A single convolution with anything around it is no likeness worth a word.
-        return None if isinstance(first, _LONE) else Refusal(first.op, f"{type(module).__name__} {unproven}")
+        # A single convolution with anything around it is no likeness worth a word; nor is a residual bottleneck (1x1,
+        # 3x3, 1x1), whose layers could be a Fire's in another order.
+        word = _Layers.of(chain).word
+        known = isinstance(first, _LONE) or (isinstance(first, FirePiece) and word == "PCP")
+        return None if known else Refusal(first.op, f"{type(module).__name__} {unproven}")
     if isinstance(piece, _LONE) and not in_sequential:
         return None
     make = _CLASSES[type(piece)].from_piece
