@@ -10,7 +10,7 @@ from training_cases.case import run
 from lightops.reference.training import dense_block_train
 
 BATCH = 25
-QUICK, LONG = 200, 1000
+QUICK, LONG = 200, 2000
 
 
 def check(emulator, op, first):
