@@ -33,6 +33,13 @@ def record(step: Step, x: Tensor) -> tuple[Tensor, int]:
     return y, number
 
 
+def dropped(number: int) -> int:
+    """Frees the native form of a step that is exchanged for another; 0, the number of a step without one."""
+    if number:
+        _free(_CPU, number)
+    return 0
+
+
 class NativeChain:
     """`steps` one after the other, which were recorded as `numbers`, for inputs of the strides recorded with.
 

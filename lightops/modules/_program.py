@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightops.modules._base import FusedModule
 from lightops.modules._guard import Guard, is_plain
-from lightops.modules._native_chain import Recorded, Step, record
+from lightops.modules._native_chain import Recorded, Step, dropped, record
 from lightops.modules._runner import Runner, State, under_transform
 from lightops.modules.dense_block import DenseBlockPiece
 
@@ -104,7 +104,7 @@ class Program:
             producer = leaf.runner is not None and leaf.runner.can_run_into and _is_dense_block(block)
             if producer and sizes[i][0] + sizes[i + 1][1] <= peak:
                 steps[i] = _step(leaf, block.state.packed.out_channels)
-                numbers[i] = 0
+                numbers[i] = dropped(numbers[i])
         self._recorded = Recorded(steps, numbers, strides)
         self._chunk(prefix)
 

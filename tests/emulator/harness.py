@@ -122,7 +122,7 @@ def build_bindings() -> Path:
     include = Path(torch.__file__).parent / "include"
     flags = ["-DTORCH_TARGET_VERSION=0x020a000000000000ULL", "-fvisibility=hidden", "-isystem", str(include)]
     folder = ROOT / "csrc/torch/cuda"
-    schemas = [HERE / "bindings.cpp", ROOT / "csrc/torch/training/schemas.cpp"]
+    schemas = [HERE / "bindings.cpp", ROOT / "csrc/torch/training/schemas.cpp", ROOT / "csrc/torch/chain.cpp"]
     bindings = [*sorted(folder.glob("*.cpp")), *sorted((folder / "training").glob("*.cpp")), *schemas]
     library = Path(torch.__file__).parent / "lib"
     link = ["-Wl,-Bsymbolic", f"-L{library}", "-ltorch_cpu", "-lc10"]

@@ -6,7 +6,8 @@ import os
 
 import pytest
 import torch
-from cases import CASES, Case, dense_block_truth
+from block_cases import dense_block_truth
+from cases import CASES, Case
 from drawing import compare
 
 from lightops import _ext

@@ -4,7 +4,8 @@ import importlib
 
 import pytest
 import torch
-from cases import CASES, Case, dense_block_truth
+from block_cases import dense_block_truth
+from cases import CASES, Case
 from drawing import SENTINEL, compare
 
 pytest.importorskip("triton", reason="triton is not installed: pip install 'lightops[triton]'")
