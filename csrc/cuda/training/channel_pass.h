@@ -36,6 +36,12 @@ ChannelPass plan_pass(const Nhwc& x, int element_bytes);
 // Why a pass over x cannot be planned, or null.
 const char* pass_refusal(const Nhwc& x, DType type);
 
+// What tiles leave per channel is merged in two steps where they are many: the last merge has a block for eight channels only, so
+// kTileGroup neighbouring tiles become one before it, a block of kPassThreads channels or entries a group.
+constexpr int kTileGroup = 32;
+constexpr int kMostTiles = kTileGroup * 65535;  // groups are a grid's y
+inline int tile_groups(int tiles) { return tiles > kTileGroup ? static_cast<int>(ceil_div(tiles, kTileGroup)) : 0; }
+
 // A Norm as kernels take it.
 struct NormArgs {
   const float *mean, *var;  // null: z = x

@@ -9,21 +9,16 @@
 namespace lightops::cuda {
 namespace {
 
-// Neighbouring tiles whose statistics become one before the last merge, which has a block for eight channels only.
-constexpr int kGroup = 32;
-constexpr int kMostGroups = 65535;  // of a grid's y
-constexpr int kThreads = 256;
-
 struct GroupArgs {
   const float *moments, *counts;  // of `parts` tiles
-  float *to, *to_counts;          // of ceil(parts / kGroup) groups
+  float *to, *to_counts;          // of ceil(parts / kTileGroup) groups
   int channels, parts;
 };
 
 // One thread per channel, in steps of neighbouring channels; grid: x = channels, y = group. Means as distances from the first tile's.
-LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kThreads, 1) group_moments_kernel(LIGHTOPS_PARAMS(GroupArgs) a) {
-  const int c = block_x() * kThreads + thread_index(), first = block_y() * kGroup;
-  const int last = first + kGroup < a.parts ? first + kGroup : a.parts;
+LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kPassThreads, 1) group_moments_kernel(LIGHTOPS_PARAMS(GroupArgs) a) {
+  const int c = block_x() * kPassThreads + thread_index(), first = block_y() * kTileGroup;
+  const int last = first + kTileGroup < a.parts ? first + kTileGroup : a.parts;
   const bool on = c < a.channels;
   const int64_t step = 2 * static_cast<int64_t>(a.channels);
   const float* const from = a.moments + first * step + (on ? c : 0);
@@ -55,8 +50,8 @@ struct StatsPlan {
 StatsPlan plan_stats(const ConvProblem& problem, const Device& device, void* workspace) {
   StatsPlan plan;
   plan.parts = conv_parts(problem, device);
-  if (plan.parts > kGroup * kMostGroups) plan.parts = 0;
-  plan.groups = plan.parts > kGroup ? static_cast<int>(ceil_div(plan.parts, kGroup)) : 0;
+  if (plan.parts > kMostTiles) plan.parts = 0;
+  plan.groups = tile_groups(plan.parts);
   Pieces pieces(workspace);
   const int64_t channels = problem.out.c;
   if (plan.parts == 0) {
@@ -93,8 +88,8 @@ Result run_conv_stats(ConvProblem problem, DType type, float* mean, float* var, 
   PartialStats stats{plan.moments, plan.counts, plan.parts, static_cast<int>(out.c), out.n * out.h * out.w};
   if (plan.groups) {
     const GroupArgs args{plan.moments, plan.counts, plan.group_moments, plan.group_counts, stats.channels, plan.parts};
-    const auto blocks = static_cast<unsigned>(ceil_div(out.c, kThreads));
-    const int error = launch<group_moments_kernel>(blocks, static_cast<unsigned>(plan.groups), 1, kThreads, 0,
+    const auto blocks = static_cast<unsigned>(ceil_div(out.c, kPassThreads));
+    const int error = launch<group_moments_kernel>(blocks, static_cast<unsigned>(plan.groups), 1, kPassThreads, 0,
                                                    static_cast<Stream>(stream), args);
     if (error) return {nullptr, error};
     stats.moments = plan.group_moments;

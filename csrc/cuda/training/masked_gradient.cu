@@ -8,21 +8,16 @@
 namespace lightops::cuda {
 namespace {
 
-// Neighbouring tiles whose sums become one before the last merge, which has a block for eight channels only.
-constexpr int kGroup = 32;
-constexpr int kMostGroups = 65535;  // of a grid's y
-constexpr int kThreads = 256;
-
 struct GroupArgs {
   const float* sums;  // [parts][entries]
-  float* to;          // [ceil(parts / kGroup)][entries]
+  float* to;          // [ceil(parts / kTileGroup)][entries]
   int entries, parts;
 };
 
 // One thread per entry, in steps of neighbouring entries; grid: x = entries, y = group.
-LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kThreads, 1) group_sums_kernel(LIGHTOPS_PARAMS(GroupArgs) a) {
-  const int at = block_x() * kThreads + thread_index(), first = block_y() * kGroup;
-  const int last = first + kGroup < a.parts ? first + kGroup : a.parts;
+LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kPassThreads, 1) group_sums_kernel(LIGHTOPS_PARAMS(GroupArgs) a) {
+  const int at = block_x() * kPassThreads + thread_index(), first = block_y() * kTileGroup;
+  const int last = first + kTileGroup < a.parts ? first + kTileGroup : a.parts;
   const bool on = at < a.entries;
   const float* const from = a.sums + (on ? at : 0);
   double total = 0;
@@ -75,7 +70,7 @@ MaskedPlan plan_masked(const MaskedGradient& g, void* workspace, const Device& d
     parts += plan.convs.back().parts;
     if (lattice && plan.convs.back().conv.refusal) plan.refusal = plan.convs.back().conv.refusal;
   }
-  if (parts > kGroup * kMostGroups || pass_refusal(n.x, n.type)) parts = 0;
+  if (parts > kMostTiles || pass_refusal(n.x, n.type)) parts = 0;
   if (parts == 0 && lattice && !plan.refusal) plan.refusal = "more pixels than a pass takes";
   if (plan.refusal) return plan;
   if (parts == 0) {
@@ -84,7 +79,7 @@ MaskedPlan plan_masked(const MaskedGradient& g, void* workspace, const Device& d
     return plan;
   }
   if (plan.sums) {
-    plan.groups = parts > kGroup ? static_cast<int>(ceil_div(parts, kGroup)) : 0;
+    plan.groups = tile_groups(parts);
     plan.tile_sums = pieces.take<float>(parts * 2 * n.x.c);
     float* sums = plan.tile_sums;
     for (GradientPlan& conv : plan.convs) {
@@ -109,8 +104,8 @@ Result merge_tiles(const MaskedPlan& plan, const NormGradient& n, StreamHandle s
   PartialSums sums{plan.tile_sums, plan.parts, channels, n.x.n * n.x.h * n.x.w};
   if (plan.groups) {
     const GroupArgs args{plan.tile_sums, plan.group_sums, 2 * channels, plan.parts};
-    const auto blocks = static_cast<unsigned>(ceil_div(args.entries, kThreads));
-    const int error = launch<group_sums_kernel>(blocks, static_cast<unsigned>(plan.groups), 1, kThreads, 0,
+    const auto blocks = static_cast<unsigned>(ceil_div(args.entries, kPassThreads));
+    const int error = launch<group_sums_kernel>(blocks, static_cast<unsigned>(plan.groups), 1, kPassThreads, 0,
                                                 static_cast<Stream>(stream), args);
     if (error) return {nullptr, error};
     sums.sums = plan.group_sums;

@@ -39,6 +39,20 @@ class Problem:
     def schema(self, *tensors: Tensor | None) -> tuple:
         return *tensors, *(self.window[i : i + 2] for i in (2, 4, 6)), 1, self.pool
 
+    def input_gradient(self, like: Tensor, dy: Tensor) -> list[Tensor]:
+        """The gradient of the convolution's input, which is like `like`, and the size of what is added up in it."""
+        pairs = (self.weight, dy), (self.weight.abs(), dy.abs())
+        return [conv2d_input(like.shape, weight, gradient, **self.geometry) for weight, gradient in pairs]
+
+    def read_backward(self, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x, dy and the weight as a backward kernel reads them."""
+        (xv, xw), (gv, gw) = place(self.d, self.x), place(self.d, dy)
+        w = self.weight.to(self.d.dtype)
+        for t, label in ((xw, "x"), (gw, "dy"), (w, "weight")):
+            self.case.read(t, label)
+        add_norm(self.case, self.norm)
+        return xv, gv, w
+
 
 def bn_act_dense(seed: int) -> TrainingCase:
     p = Problem(seed, "bn_act_conv2d")
@@ -65,15 +79,11 @@ def bn_act_dense_backward(seed: int) -> TrainingCase:
     d, case, n = p.d, p.case, p.norm
     needs = [d.chance(0.8), d.chance(0.8), d.chance(0.6), d.chance(0.3)]
     dy = d.values(*F.conv2d(p.u, p.weight, **p.geometry).shape)
-    du, du_size = (conv2d_input(p.u.shape, a, b, **p.geometry) for a, b in ((p.weight, dy), (p.weight.abs(), dy.abs())))
+    du, du_size = p.input_gradient(p.u, dy)
     if p.pool:
         du, du_size = unpool(du, p.x), unpool(du_size, p.x)
     truth = backward(n, p.x, du, du_size * p.rounding)
-    (xv, xw), (gv, gw) = place(d, p.x), place(d, dy)
-    w = p.weight.to(d.dtype)
-    for t, label in ((xw, "x"), (gw, "dy"), (w, "weight")):
-        case.read(t, label)
-    add_norm(case, n)
+    xv, gv, w = p.read_backward(dy)
     case.text += f" needs{''.join('01'[v] for v in needs)}"
     dx = case.image("dx", truth.dx, truth.dx_size) if needs[0] else None
     case.fields += [
@@ -107,13 +117,9 @@ def masked_gradient(seed: int) -> TrainingCase:
     accumulate = d.chance(0.5)
     shape = F.conv2d(p.x, p.weight, **p.geometry).shape
     dy = d.values(*shape)
-    du, du_size = (conv2d_input(p.x.shape, a, b, **p.geometry) for a, b in ((p.weight, dy), (p.weight.abs(), dy.abs())))
+    du, du_size = p.input_gradient(p.x, dy)
     truth = backward(n, p.x, du, du_size * p.rounding)
-    (xv, xw), (gv, gw) = place(d, p.x), place(d, dy)
-    w = p.weight.to(d.dtype)
-    for t, label in ((xw, "x"), (gw, "dy"), (w, "weight")):
-        case.read(t, label)
-    add_norm(case, n)
+    xv, gv, w = p.read_backward(dy)
     case.text += f" accumulate{accumulate}"
     dx, vectors, coefficients = added_gradient(case, n, p.x, truth, accumulate, d.dtype)
     b, c, h, wide = p.x.shape
