@@ -18,6 +18,8 @@ _LAZY = {
     "explain": "lightops.swap",
     "swap_": "lightops.swap",
     "unswap_": "lightops.swap",
+    "FallbackWarning": "lightops.modules",
+    "SwapError": "lightops.swap",
     "SwapReport": "lightops.swap",
     "modules": None,
     "networks": None,
@@ -27,7 +29,10 @@ _LAZY = {
     "testing": None,
 }
 
-__all__ = ["SwapReport", "__version__", "explain", "info", "modules", "networks", "ops", "swap_", "unswap_"]
+__all__ = [
+    "FallbackWarning", "SwapError", "SwapReport", "__version__", "explain", "info", "modules", "networks", "ops",
+    "swap_", "unswap_",
+]  # fmt: skip
 
 info = _ext.status
 _ext.load()
