@@ -45,8 +45,8 @@ MUTANTS = {
     ),
     "padding through the affine map": (
         "loaders.cuh",
-        "if (pixel[i] < 0) continue;",
-        "if (pixel[i] == -2) continue;",
+        "      if (pixel[i] < 0) continue;\n      float v[kElements];",
+        "      if (pixel[i] == -2) continue;\n      float v[kElements];",
         ["bn_relu_conv2d"],
     ),
     "padding one row short": (
