@@ -44,17 +44,9 @@ template <class C> struct Forward {
 
 template <class C> struct Backward {
   const BnActBackwardParams& p;
-  NormPass<C> pass;
+  NormPass<C> pass{p};
 
   explicit Backward(const BnActBackwardParams& params) : p(params) {
-    pass.x = p.x;
-    pass.dx = p.dx;
-    pass.type = p.type;
-    pass.norm = p.norm;
-    pass.act = p.act;
-    pass.dgamma = static_cast<C*>(p.dgamma);
-    pass.dbeta = static_cast<C*>(p.dbeta);
-    pass.parallel = p.parallel;
     pass.cut = cut_pixels<C>(p.x);
     if (!one_line(p.x) || !one_line(p.dy) || !one_line(p.dx)) pass.cut = Cut{p.x.n, p.x.h * p.x.w, 1, pass.cut.step};
   }

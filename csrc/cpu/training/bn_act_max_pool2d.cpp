@@ -45,7 +45,7 @@ template <class C> struct Forward {
 template <class C> struct Backward {
   const BnActMaxPool2dBackwardParams& p;
   const Window& w = p.window;
-  NormPass<C> pass;
+  NormPass<C> pass{p};
   int64_t row = p.x.w * p.x.c;
   // u is rounded to 16 bits before its maximum is taken, as if it had been stored: that can make values equal.
   bool computed = p.type == compute_type<C>;
@@ -53,14 +53,6 @@ template <class C> struct Backward {
   bool in_place = computed && !p.norm.mean && p.act == Act::none;
 
   explicit Backward(const BnActMaxPool2dBackwardParams& params) : p(params) {
-    pass.x = p.x;
-    pass.dx = p.dx;
-    pass.type = p.type;
-    pass.norm = p.norm;
-    pass.act = p.act;
-    pass.dgamma = static_cast<C*>(p.dgamma);
-    pass.dbeta = static_cast<C*>(p.dbeta);
-    pass.parallel = p.parallel;
     int64_t step = kChunkBytes / int64_t(sizeof(C)) / row, least = 2 * w.kernel[0];
     if (step < least) step = least;
     pass.cut = Cut{p.x.n, p.x.h, p.x.w, step < p.x.h ? step : p.x.h};

@@ -49,17 +49,9 @@ template <class C> struct Forward {
 // The gradient of an image is one pixel, divided by their number, that stands everywhere.
 template <class C> struct Backward {
   const BnActMeanBackwardParams& p;
-  NormPass<C> pass;
+  NormPass<C> pass{p};
 
   explicit Backward(const BnActMeanBackwardParams& params) : p(params) {
-    pass.x = p.x;
-    pass.dx = p.dx;
-    pass.type = p.type;
-    pass.norm = p.norm;
-    pass.act = p.act;
-    pass.dgamma = static_cast<C*>(p.dgamma);
-    pass.dbeta = static_cast<C*>(p.dbeta);
-    pass.parallel = p.parallel;
     pass.cut = Cut{p.x.n, p.x.h * p.x.w, 1, cut_pixels<C>(p.x).step};
   }
 

@@ -9,14 +9,24 @@ namespace LIGHTOPS_ISA {
 
 template <class C> struct NormPass {
   Nhwc x, dx;
-  DType type = DType::f32;
+  DType type;
   Norm norm;
-  Act act = Act::none;
-  C* dgamma = nullptr;
-  C* dbeta = nullptr;
-  Cut cut;
+  Act act;
+  C *dgamma, *dbeta;
   Parallel parallel;
-  void* workspace = nullptr;
+  Cut cut;
+
+  // P: the parameters of one of the operators that end so.
+  template <class P>
+  explicit NormPass(const P& p)
+      : x(p.x),
+        dx(p.dx),
+        type(p.type),
+        norm(p.norm),
+        act(p.act),
+        dgamma(static_cast<C*>(p.dgamma)),
+        dbeta(static_cast<C*>(p.dbeta)),
+        parallel(p.parallel) {}
 
   struct Vectors { C *scale, *shift, *sum, *sum_x, *a, *b, *d, *parts; };
   Vectors vectors(Arena& arena) const {
