@@ -178,4 +178,10 @@ GEMM_MUTANTS = {
         "p.scaled = n.norm.mean && !n.accumulate && plan.once;",
         ["masked_gradient"],
     ),
+    "packed weights: every one begins at the first block": (
+        "training/pack.cu",
+        "block_x() - batch.first_block[which]",
+        "block_x()",
+        ["dense_block_train"],
+    ),
 }

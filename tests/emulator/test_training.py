@@ -3,6 +3,7 @@
 import pytest
 import torch
 from drawing import Draw
+from harness import DTYPE_CODES, Gpu, nhwc_fields, norm_fields, pointer, window_fields
 from judge import gpu_of
 from training_cases import CASES, dense
 from training_cases.case import run
@@ -39,6 +40,21 @@ def test_training_op_matches_the_truth_long(emulator, op, first):
 def test_a_seed_that_once_failed(emulator, op, seed):
     case = CASES[op](seed)
     assert run(emulator, case, gpu_of(case), seed)
+
+
+def test_more_weights_than_a_launch_packs(emulator):
+    """At stride 6 the input gradient has 36 classes of pixels, each with weights of its own."""
+    torch.manual_seed(0)
+    w, dy = torch.randint(-1, 2, (5, 4, 7, 7)).float(), torch.randint(-2, 3, (1, 5, 2, 2)).float()
+    want = torch.nn.grad.conv2d_input((1, 4, 11, 13), w, dy, stride=6, padding=1)
+    x, dx = (torch.full((1, 11, 13, 4), float("nan")).permute(0, 3, 1, 2) for _ in range(2))
+    dys = dy.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    fields = [DTYPE_CODES[torch.float32], *nhwc_fields(dys), *nhwc_fields(x), *norm_fields(), 0, pointer(w)]
+    fields += [*window_fields(7, 6, 1), 1, 0, *nhwc_fields(dx), 0, 0, 0, 0]
+    regions = [(x, False, "x"), (dys, False, "dy"), (w, False, "weight"), (dx, True, "dx")]
+    outcome = emulator.run("bn_act_conv2d_backward", fields, regions, Gpu())
+    assert (outcome.refusal, outcome.faults) == (None, [])
+    assert torch.equal(dx, want)
 
 
 @pytest.mark.parametrize("seed", range(12))

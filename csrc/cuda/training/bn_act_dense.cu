@@ -133,7 +133,7 @@ Result bn_act_dense_cuda(const BnActConv2dParams& p, const Device& device, Strea
   if (element_bytes(p.type) == 0) return {"the CUDA kernels take float16, bfloat16 and float32", 0};
   const Forward f = plan_forward(p, device);
   if (const char* refusal = plan_conv(f.conv, device).refusal) return {refusal, 0};
-  Result result = run_pack(f.pack, f.packed, stream);
+  Result result = run_packs({{f.pack, f.packed}}, stream);
   if (result.ok() && f.scale) result = run_affine(p.norm, p.x.c, f.scale, f.shift, stream);
   if (result.ok() && f.bias) result = run_widen(p.bias, p.type, p.y.c, f.bias, stream);
   if (!result.ok()) return result;

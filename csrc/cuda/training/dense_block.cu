@@ -15,7 +15,7 @@ struct Forward {
   int bytes;
   Pieces pieces;
   float *scale, *shift;  // of the norm that the next convolution applies
-  unsigned char* packed;
+  PackedWeights weights;  // of every layer, the 1x1's first
   unsigned char* scratch;  // of the call under way
 
   Forward(const DenseBlockTrainParams& params, const Device& d, void* workspace)
@@ -23,17 +23,18 @@ struct Forward {
     const int64_t widest = std::max(p.buffer.c, p.bottleneck);
     scale = pieces.take<float>(widest);
     shift = pieces.take<float>(widest);
-    int64_t weights = 0,
-            most = p.x_known ? 0 : stats_workspace(channel_slice(p.buffer, 0, p.in_channels, bytes), device);
     for (int64_t i = 0; i < p.layers; ++i) {
       const DenseStep s = dense_step(p, i);
-      weights = std::max(weights, packed_bytes(weight2(s)));
+      if (p.bottleneck) weights.add(weight1(s), pieces);
+      weights.add(weight2(s), pieces);
+    }
+    int64_t most = p.x_known ? 0 : stats_workspace(channel_slice(p.buffer, 0, p.in_channels, bytes), device);
+    for (int64_t i = 0; i < p.layers; ++i) {
+      const DenseStep s = dense_step(p, i);
       most = std::max({most, conv_stats_workspace(second(s), p.type, device), stats_workspace(s.slice, device)});
       if (!p.bottleneck) continue;
-      weights = std::max(weights, packed_bytes(weight1(s)));
       most = std::max(most, conv_stats_workspace(first(s), p.type, device));
     }
-    packed = pieces.take<unsigned char>(weights);
     scratch = pieces.take<unsigned char>(most);
   }
 
@@ -43,35 +44,34 @@ struct Forward {
   PackProblem weight2(const DenseStep& s) const {
     return packing(s.layer->weight2, p.growth, s.depth, kWindow3x3, p.type, Packing::forward);
   }
-  ConvProblem normalised(const Nhwc& x, const Nhwc& out, const Window& window) const {
+  ConvProblem normalised(const Nhwc& x, const Nhwc& out, const Window& window, const void* packed) const {
     ConvProblem c = convolution(x, out, bytes, window, packed);
     c.scale = scale;
     c.shift = shift;
     c.pre_act = Act::relu;
     return c;
   }
-  ConvProblem first(const DenseStep& s) const { return normalised(s.prefix, s.middle, kWindow1x1); }
+  ConvProblem first(const DenseStep& s) const {
+    return normalised(s.prefix, s.middle, kWindow1x1, weights[2 * s.index]);
+  }
   ConvProblem second(const DenseStep& s) const {
-    return normalised(p.bottleneck ? s.middle : s.prefix, s.slice, kWindow3x3);
+    return normalised(p.bottleneck ? s.middle : s.prefix, s.slice, kWindow3x3,
+                      weights[p.bottleneck ? 2 * s.index + 1 : s.index]);
   }
 
-  // pack, affine, convolution, statistics
+  // affine, convolution, statistics
   Result layer(const DenseStep& s, StreamHandle stream) const {
     Sequence all;
     float* const mean = static_cast<float*>(p.mean) + s.first;
     float* const variance = static_cast<float*>(p.variance) + s.first;
     const Norm* last = &s.layer->norm1;
     if (p.bottleneck) {
-      all.then([&] { return run_pack(weight1(s), packed, stream); })
-          .then([&] { return run_affine(s.layer->norm1, s.first, scale, shift, stream); })
-          .then([&] {
-            return run_conv_stats(first(s), p.type, s.middle_mean, s.middle_variance, scratch, device, stream);
-          });
+      all.then([&] { return run_affine(s.layer->norm1, s.first, scale, shift, stream); }).then([&] {
+        return run_conv_stats(first(s), p.type, s.middle_mean, s.middle_variance, scratch, device, stream);
+      });
       last = &s.layer->norm2;
     }
-    all.then([&] { return run_pack(weight2(s), packed, stream); }).then([&] {
-      return run_affine(*last, s.depth, scale, shift, stream);
-    });
+    all.then([&] { return run_affine(*last, s.depth, scale, shift, stream); });
     if (!s.layer->mask.data)
       return all.then([&] { return run_conv_stats(second(s), p.type, mean, variance, scratch, device, stream); })
           .result;
@@ -100,6 +100,7 @@ Result dense_block_train_cuda(const DenseBlockTrainParams& p, const Device& devi
       return run_stats(prefix, p.type, static_cast<float*>(p.mean), static_cast<float*>(p.variance), forward.scratch,
                        device, stream);
     });
+  all.then([&] { return run_packs(forward.weights.jobs, stream); });
   for (int64_t i = 0; i < p.layers; ++i) all.then([&] { return forward.layer(dense_step(p, i), stream); });
   return all.result;
 }

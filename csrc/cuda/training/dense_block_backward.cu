@@ -18,7 +18,8 @@ struct Backward {
   Pieces pieces;
   float *scale, *shift;  // of the norm whose output a weight gradient reads
   float *slope, *constant;  // of every channel of the buffer
-  unsigned char *packed, *du;  // du: the gradient of what the layer's first convolution reads, where it is stored
+  PackedWeights weights;  // of every layer, the 1x1's first
+  unsigned char* du;  // du: the gradient of what the layer's first convolution reads, where it is stored
   unsigned char* scratch;  // of the call under way
   Nhwc gradient, dmiddle;
 
@@ -32,23 +33,22 @@ struct Backward {
     slope = pieces.take<float>(channels);
     constant = pieces.take<float>(channels);
     du = nullptr;
-    int64_t weights = 0, most = 0, widest_du = 0;
+    int64_t most = 0, widest_du = 0;
     for (int64_t i = 0; i < f.layers; ++i) {
       const DenseStep s = dense_step(f, i);
+      if (f.bottleneck) weights.add(weight1(s), pieces);
+      weights.add(weight2(s), pieces);
       if (!masks_in_place(into_prefix(s, i), device)) widest_du = packed_row(s.first, bytes);
     }
     du = pieces.take<unsigned char>(f.buffer.n * f.buffer.h * f.buffer.w * widest_du * bytes);
     for (int64_t i = 0; i < f.layers; ++i) {
       const DenseStep s = dense_step(f, i);
-      weights = std::max(weights, packed_bytes(weight2(s)));
       most =
           std::max({most, masked_gradient_workspace(into_prefix(s, i), device), wgrad_workspace(wgrad2(s, i), device)});
       if (!f.bottleneck) continue;
-      weights = std::max(weights, packed_bytes(weight1(s)));
       most =
           std::max({most, masked_gradient_workspace(into_middle(s, i), device), wgrad_workspace(wgrad1(s, i), device)});
     }
-    packed = pieces.take<unsigned char>(weights);
     scratch = pieces.take<unsigned char>(most);
   }
 
@@ -62,10 +62,11 @@ struct Backward {
     return packing(s.layer->weight2, f.growth, s.depth, kWindow3x3, p.type, Packing::input_gradient);
   }
   ConvProblem through_second(const DenseStep& s) const {
-    return convolution(dslice(s), f.bottleneck ? dmiddle : dprefix(s), bytes, kWindow3x3, packed);
+    return convolution(dslice(s), f.bottleneck ? dmiddle : dprefix(s), bytes, kWindow3x3,
+                       weights[f.bottleneck ? 2 * s.index + 1 : s.index]);
   }
   ConvProblem through_first(const DenseStep& s) const {
-    return convolution(dmiddle, dprefix(s), bytes, kWindow1x1, packed);
+    return convolution(dmiddle, dprefix(s), bytes, kWindow1x1, weights[2 * s.index]);
   }
 
   WgradProblem wgrad(const Nhwc& x, const Nhwc& dy, const Window& window, void* dweight) const {
@@ -114,10 +115,8 @@ struct Backward {
       return run_wgrad(w, scratch, device, stream);
     });
   }
-  void input_gradient(Sequence& all, const PackProblem& weight, const MaskedGradient& g, StreamHandle stream) const {
-    all.then([&] { return run_pack(weight, packed, stream); }).then([&] {
-      return run_masked_gradient(g, scratch, device, stream);
-    });
+  void input_gradient(Sequence& all, const MaskedGradient& g, StreamHandle stream) const {
+    all.then([&] { return run_masked_gradient(g, scratch, device, stream); });
   }
 
   Result finish(const Nhwc& from, const Nhwc& x, const Nhwc& to, int64_t first, StreamHandle stream) const {
@@ -133,10 +132,10 @@ struct Backward {
     if (s.layer->mask.data) all.then([&] { return run_multiply(dy, s.layer->mask, dy, p.type, stream); });
     weight_gradient(all, wgrad2(s, i), f.bottleneck ? s.layer->norm2 : s.layer->norm1, stream);
     if (f.bottleneck) {
-      input_gradient(all, weight2(s), into_middle(s, i), stream);
+      input_gradient(all, into_middle(s, i), stream);
       weight_gradient(all, wgrad1(s, i), s.layer->norm1, stream);
     }
-    input_gradient(all, f.bottleneck ? weight1(s) : weight2(s), into_prefix(s, i), stream);
+    input_gradient(all, into_prefix(s, i), stream);
     return all.result;
   }
 };
@@ -156,6 +155,7 @@ Result dense_block_train_backward_cuda(const DenseBlockTrainBackwardParams& p, c
   all.then([&] { return run_multiply(p.dbuffer, Nhwc{}, backward.gradient, p.type, stream); })
       .then([&] { return run_zero(backward.slope, p.block.buffer.c, stream); })
       .then([&] { return run_zero(backward.constant, p.block.buffer.c, stream); });
+  all.then([&] { return run_packs(backward.weights.jobs, stream); });
   for (int64_t i = p.block.layers - 1; i >= 0; --i) all.then([&] { return backward.layer(i, stream); });
   if (p.dx.data)
     all.then([&] {

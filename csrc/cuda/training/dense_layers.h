@@ -7,6 +7,7 @@
 namespace lightops::cuda {
 
 struct DenseStep {
+  int64_t index;
   int64_t first, depth;  // channel of the slice; channels that the last convolution reads
   Nhwc prefix, slice;    // of the buffer
   Nhwc middle;           // the layer's 1x1 output before its norm; null data: no bottleneck
@@ -17,6 +18,7 @@ struct DenseStep {
 inline DenseStep dense_step(const DenseBlockTrainParams& p, int64_t index) {
   const int bytes = element_bytes(p.type);
   DenseStep s;
+  s.index = index;
   s.first = p.in_channels + index * p.growth;
   s.depth = p.bottleneck ? p.bottleneck : s.first;
   s.prefix = channel_slice(p.buffer, 0, s.first, bytes);

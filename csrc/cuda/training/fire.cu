@@ -73,10 +73,9 @@ Result fire_train_cuda(const FireTrainParams& p, const Device& device, StreamHan
   if (element_bytes(p.type) == 0) return {"the CUDA kernels take float16, bfloat16 and float32", 0};
   const Forward f(p, device, p.workspace);
   Sequence all;
-  all.then([&] { return run_pack(f.squeeze_weight(), f.ws, stream); })
-      .then([&] { return run_pack(f.expand1_weight(), f.w1, stream); })
-      .then([&] { return run_pack(f.expand3_weight(), f.w3, stream); })
-      .then([&] { return fire_cuda(f.fused(), device, stream); });
+  const std::vector<PackJob> weights = {
+      {f.squeeze_weight(), f.ws}, {f.expand1_weight(), f.w1}, {f.expand3_weight(), f.w3}};
+  all.then([&] { return run_packs(weights, stream); }).then([&] { return fire_cuda(f.fused(), device, stream); });
   if (!all.result.refusal) return all.result;
   all.result = {};
   return all.then([&] { return run_conv(f.first(), p.type, device, f.scratch, stream); })

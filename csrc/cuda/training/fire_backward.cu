@@ -15,7 +15,9 @@ struct Backward {
   int bytes;
   int64_t expand3;
   Pieces pieces;
-  unsigned char *packed, *scratch;
+  PackedWeights weights;
+  enum Weight { kAgain, kThroughExpand1, kThroughExpand3, kThroughSqueeze };  // in the order they are added
+  unsigned char* scratch;
   Nhwc masked, squeeze, dsqueeze;
 
   Backward(const FireTrainBackwardParams& params, const Device& d, void* workspace)
@@ -24,8 +26,8 @@ struct Backward {
     dsqueeze = map_like(p.x, p.dsqueeze, p.squeeze_channels, p.squeeze_channels);
     const int64_t pixel = packed_row(p.out.c, bytes);
     masked = map_like(p.out, pieces.take<unsigned char>(p.out.n * p.out.h * p.out.w * pixel * bytes), p.out.c, pixel);
-    packed = pieces.take<unsigned char>(std::max({packed_bytes(again()), packed_bytes(through_expand1()),
-                                                  packed_bytes(through_expand3()), packed_bytes(through_squeeze())}));
+    for (const PackProblem& weight : {again(), through_expand1(), through_expand3(), through_squeeze()})
+      weights.add(weight, pieces);
     int64_t most = std::max(
         {conv_workspace(first(), device), wgrad_workspace(wgrad1(), device), wgrad_workspace(wgrad3(), device)});
     most = std::max(
@@ -51,21 +53,21 @@ struct Backward {
   }
 
   ConvProblem first() const {
-    ConvProblem c = convolution(p.x, squeeze, bytes, kWindow1x1, packed);
+    ConvProblem c = convolution(p.x, squeeze, bytes, kWindow1x1, weights[kAgain]);
     c.bias = p.bs;
     c.act = Act::relu;
     return c;
   }
-  ConvProblem into_squeeze1() const { return convolution(d1(), dsqueeze, bytes, kWindow1x1, packed); }
+  ConvProblem into_squeeze1() const { return convolution(d1(), dsqueeze, bytes, kWindow1x1, weights[kThroughExpand1]); }
   ConvProblem into_squeeze3() const {
-    ConvProblem c = convolution(d3(), dsqueeze, bytes, kWindow3x3, packed);
+    ConvProblem c = convolution(d3(), dsqueeze, bytes, kWindow3x3, weights[kThroughExpand3]);
     c.residual = dsqueeze;
     return c;
   }
   ConvProblem into_x() const {
     Nhwc dx = p.dx;
     if (!dx.data) dx = p.x;  // only its size is asked for
-    return convolution(dsqueeze, dx, bytes, kWindow1x1, packed);
+    return convolution(dsqueeze, dx, bytes, kWindow1x1, weights[kThroughSqueeze]);
   }
 
   WgradProblem wgrad(const Nhwc& x, const Nhwc& dy, const Window& window, void* dweight, void* dbias) const {
@@ -94,10 +96,8 @@ struct Backward {
     if (w.dweight.data) all.then([&] { return run_wgrad(w, scratch, device, stream); });
     else if (w.dbias) all.then([&] { return run_channel_sum(w.dy, p.type, w.dbias, scratch, stream); });
   }
-  void convolve(Sequence& all, const PackProblem& weight, const ConvProblem& conv, StreamHandle stream) const {
-    all.then([&] { return run_pack(weight, packed, stream); }).then([&] {
-      return run_conv(conv, p.type, device, scratch, stream);
-    });
+  void convolve(Sequence& all, const ConvProblem& conv, StreamHandle stream) const {
+    all.then([&] { return run_conv(conv, p.type, device, scratch, stream); });
   }
 };
 
@@ -111,16 +111,17 @@ Result fire_train_backward_cuda(const FireTrainBackwardParams& p, const Device& 
   if (element_bytes(p.type) == 0) return {"the CUDA kernels take float16, bfloat16 and float32", 0};
   const Backward b(p, device, p.workspace);
   Sequence all;
-  b.convolve(all, b.again(), b.first(), stream);
+  all.then([&] { return run_packs(b.weights.jobs, stream); });
+  b.convolve(all, b.first(), stream);
   all.then([&] { return run_norm_backward(b.mask_of(p.dout, p.out, b.masked), b.scratch, device, stream); });
   b.parameters(all, b.wgrad1(), stream);
   b.parameters(all, b.wgrad3(), stream);
   if (!p.dsqueeze) return all.result;
-  b.convolve(all, b.through_expand1(), b.into_squeeze1(), stream);
-  b.convolve(all, b.through_expand3(), b.into_squeeze3(), stream);
+  b.convolve(all, b.into_squeeze1(), stream);
+  b.convolve(all, b.into_squeeze3(), stream);
   all.then([&] { return run_norm_backward(b.mask_of(b.dsqueeze, b.squeeze, b.dsqueeze), b.scratch, device, stream); });
   b.parameters(all, b.wgrads(), stream);
-  if (p.dx.data) b.convolve(all, b.through_squeeze(), b.into_x(), stream);
+  if (p.dx.data) b.convolve(all, b.into_x(), stream);
   return all.result;
 }
 

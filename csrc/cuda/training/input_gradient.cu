@@ -113,9 +113,9 @@ int64_t input_gradient_workspace(const InputGradient& g, const Device& device) {
 Result run_input_gradient(const InputGradient& g, void* workspace, const Device& device, StreamHandle stream) {
   if (element_bytes(g.type) == 0) return {"the CUDA kernels take float16, bfloat16 and float32", 0};
   const InputPlan plan = plan_input(g, workspace, device);
-  Result result;
-  for (const Part& part : plan.parts)
-    if (result.ok()) result = run_pack(part.pack, const_cast<void*>(part.conv.weight), stream);
+  std::vector<PackJob> weights;
+  for (const Part& part : plan.parts) weights.push_back({part.pack, const_cast<void*>(part.conv.weight)});
+  const Result result = run_packs(weights, stream);
   if (!result.ok()) return result;
   return plan.through_masked ? run_masked_gradient(plan.masked, plan.rest, device, stream)
                              : run_conv(plan.masked.convs[0], g.type, device, plan.rest, stream);

@@ -44,6 +44,15 @@ inline PackProblem packing(const TrainWeight& weight, int64_t out, int64_t in, c
   return {weight, out, in, {window.kernel[0], window.kernel[1]}, type, packing};
 }
 
+// The weights of an op, packed side by side in its workspace; in the order they were added.
+struct PackedWeights {
+  std::vector<PackJob> jobs;
+  void add(const PackProblem& problem, Pieces& pieces) {
+    jobs.push_back({problem, pieces.take<unsigned char>(packed_bytes(problem))});
+  }
+  const void* operator[](int64_t i) const { return jobs[static_cast<size_t>(i)].packed; }
+};
+
 // Calls in order; after the first that is not ok() nothing more is launched.
 struct Sequence {
   Result result;

@@ -20,6 +20,15 @@ struct PackArgs {
   int packing;
 };
 
+// As many as kernel parameters hold: weights are small, and a launch each would cost more than packing them.
+constexpr int kMostWeights = 32;
+struct PackBatch {
+  PackArgs weight[kMostWeights];
+  int first_block[kMostWeights];  // of each weight
+  int count;
+};
+static_assert(sizeof(PackBatch) <= 4096, "kernel parameters are 4 KiB at most");
+
 struct WidenArgs {
   const unsigned char* from;
   float* to;
@@ -27,10 +36,13 @@ struct WidenArgs {
 };
 
 template <class Math>
-LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kThreads, 1) pack_kernel(LIGHTOPS_PARAMS(PackArgs) a) {
+LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kThreads, 1) pack_kernel(LIGHTOPS_PARAMS(PackBatch) batch) {
   using Store = typename Math::Store;
   constexpr int kElements = kChunkElements<Math>;
-  const int64_t index = static_cast<int64_t>(block_x()) * kThreads + thread_index();
+  int which = 0;
+  while (which + 1 < batch.count && block_x() >= batch.first_block[which + 1]) ++which;
+  const PackArgs& a = batch.weight[which];
+  const int64_t index = static_cast<int64_t>(block_x() - batch.first_block[which]) * kThreads + thread_index();
   const bool on = index < a.chunks;
   const int64_t row_of_all = on ? index / a.row_chunks : 0;
   const int k0 = on ? static_cast<int>(index - row_of_all * a.row_chunks) * kElements : 0;
@@ -86,6 +98,23 @@ int64_t row_count(const PackProblem& p) {
   }
 }
 
+PackArgs pack_args(const PackProblem& p, void* packed) {
+  const int bytes = element_bytes(p.type);
+  PackArgs a{};
+  a.from = static_cast<const unsigned char*>(p.weight.data);
+  a.to = static_cast<unsigned char*>(packed);
+  a.stride_o = p.weight.stride[0], a.stride_i = p.weight.stride[1], a.stride_y = p.weight.stride[2],
+  a.stride_x = p.weight.stride[3];
+  a.chunks = packed_bytes(p) / kChunkBytes;
+  a.row_chunks = packed_row(row_depth(p), bytes) / (kChunkBytes / bytes);
+  a.rows = static_cast<int>(p.packing == Packing::input_gradient ? p.in : p.out);
+  a.depth = static_cast<int>(row_depth(p));
+  a.in = static_cast<int>(p.in);
+  a.kernel_h = static_cast<int>(p.kernel[0]), a.kernel_w = static_cast<int>(p.kernel[1]);
+  a.packing = static_cast<int>(p.packing);
+  return a;
+}
+
 unsigned blocks_for(int64_t threads) { return static_cast<unsigned>(ceil_div(threads, kThreads)); }
 
 }  // namespace
@@ -95,26 +124,32 @@ int64_t packed_bytes(const PackProblem& p) {
   return bytes ? row_count(p) * packed_row(row_depth(p), bytes) * bytes : 0;
 }
 
-Result run_pack(const PackProblem& p, void* packed, StreamHandle handle) {
-  const int bytes = element_bytes(p.type);
-  if (bytes == 0) return {"the CUDA kernels take float16, bfloat16 and float32", 0};
-  PackArgs a{};
-  a.from = static_cast<const unsigned char*>(p.weight.data);
-  a.to = static_cast<unsigned char*>(packed);
-  a.stride_o = p.weight.stride[0], a.stride_i = p.weight.stride[1], a.stride_y = p.weight.stride[2],
-  a.stride_x = p.weight.stride[3];
-  a.chunks = packed_bytes(p) / kChunkBytes;
-  if (a.chunks == 0) return {};
-  a.row_chunks = packed_row(row_depth(p), bytes) / (kChunkBytes / bytes);
-  a.rows = static_cast<int>(p.packing == Packing::input_gradient ? p.in : p.out);
-  a.depth = static_cast<int>(row_depth(p));
-  a.in = static_cast<int>(p.in);
-  a.kernel_h = static_cast<int>(p.kernel[0]), a.kernel_w = static_cast<int>(p.kernel[1]);
-  a.packing = static_cast<int>(p.packing);
+Result run_packs(const std::vector<PackJob>& jobs, StreamHandle handle) {
   const auto stream = static_cast<Stream>(handle);
-  // Bits are moved, not numbers: one kernel serves both 16-bit types.
-  return {nullptr, bytes == 2 ? launch<pack_kernel<F16>>(blocks_for(a.chunks), 1, 1, kThreads, 0, stream, a)
-                              : launch<pack_kernel<F32>>(blocks_for(a.chunks), 1, 1, kThreads, 0, stream, a)};
+  PackBatch batch{};
+  int64_t blocks = 0;
+  const auto launch_batch = [&](int bytes) {
+    const auto grid = static_cast<unsigned>(blocks);
+    // Bits are moved, not numbers: one kernel serves both 16-bit types.
+    const int error = bytes == 2 ? launch<pack_kernel<F16>>(grid, 1, 1, kThreads, 0, stream, batch)
+                                 : launch<pack_kernel<F32>>(grid, 1, 1, kThreads, 0, stream, batch);
+    blocks = batch.count = 0;
+    return error;
+  };
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    const PackProblem& p = jobs[i].problem;
+    const int bytes = element_bytes(p.type);
+    if (bytes == 0) return {"the CUDA kernels take float16, bfloat16 and float32", 0};
+    if (const int64_t chunks = packed_bytes(p) / kChunkBytes) {
+      batch.weight[batch.count] = pack_args(p, jobs[i].packed);
+      batch.first_block[batch.count++] = static_cast<int>(blocks);
+      blocks += ceil_div(chunks, kThreads);
+      if (blocks >= INT64_C(1) << 31) return {"more than 2^31 - 1 blocks", 0};
+    }
+    if (batch.count == kMostWeights || (i + 1 == jobs.size() && batch.count))
+      if (const int error = launch_batch(bytes)) return {nullptr, error};
+  }
+  return {};
 }
 
 Result run_widen(const void* from, DType type, int64_t elements, float* to, StreamHandle handle) {

@@ -1,6 +1,8 @@
 // A training weight into the form the implicit GEMM reads, on the device: weights change at every step.
 #pragma once
 
+#include <vector>
+
 #include "lightops/cuda.h"
 #include "lightops/training/weight.h"
 
@@ -22,7 +24,13 @@ struct PackProblem {
 };
 
 int64_t packed_bytes(const PackProblem& p);
-Result run_pack(const PackProblem& p, void* packed, StreamHandle stream);
+
+struct PackJob {
+  PackProblem problem;
+  void* packed;
+};
+// Weights of one type, packed by one launch (for every 32 of them).
+Result run_packs(const std::vector<PackJob>& jobs, StreamHandle stream);
 
 // A vector of `type` as float32: biases.
 Result run_widen(const void* from, DType type, int64_t elements, float* to, StreamHandle stream);

@@ -125,7 +125,7 @@ Result run_training(const std::string& op, DType type, Reader r, const Device& d
     p.type = type;
     p.weight = r.weight(), p.out = r.number(), p.in = r.number(), p.kernel[0] = r.number(), p.kernel[1] = r.number();
     p.packing = static_cast<Packing>(r.number());
-    return run_pack(p, r.pointer(), nullptr);
+    return run_packs({{p, r.pointer()}}, nullptr);
   }
   if (op == "wgrad") {
     WgradParams p;
