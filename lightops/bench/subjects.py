@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -168,7 +169,9 @@ def _torchvision(name: str) -> Callable[..., nn.Module]:
     models = import_torchvision().models
     if name not in models.list_models():
         raise UnknownNetwork(f"network 'torchvision:{name}' is not one of torchvision.models.list_models()")
-    return partial(models.get_model, name, weights=None)
+    # A detection or segmentation network would fetch weights for its backbone alone.
+    has_backbone = "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters
+    return partial(models.get_model, name, weights=None, **({"weights_backbone": None} if has_backbone else {}))
 
 
 def _timm(name: str) -> Callable[..., nn.Module]:

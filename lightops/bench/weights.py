@@ -178,7 +178,10 @@ def calibrate(model: nn.Module, images: Tensor, seed: int = 0) -> None:
             for norm in norms:
                 norm.reset_running_stats()
                 norm.momentum = None
-            model.train()
+            # The norms alone: dropout, stochastic depth and auxiliary classifiers stay as they are in evaluation.
+            model.eval()
+            for norm in norms:
+                norm.train()
             model(images)
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum

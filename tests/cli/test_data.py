@@ -231,3 +231,10 @@ def test_calibrated_statistics_are_those_of_the_pictures():
     assert model[1].momentum == 0.25
     assert not any(module.training for module in model.modules())
     assert model[1].weight.unique().numel() == 4
+
+
+def test_calibration_leaves_dropout_off():
+    model = nn.Sequential(nn.Dropout(0.9), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    images = torch.randn(8, 3, 9, 9)
+    weights.calibrate(model, images)
+    torch.testing.assert_close(model[2].running_mean, model[1](images).mean((0, 2, 3)), rtol=1e-4, atol=1e-4)

@@ -176,6 +176,12 @@ def test_a_file_without_the_factory(networks_file):
         subjects.factory(f"{networks_file}:absent")
 
 
+def test_no_weights_are_fetched_for_a_backbone():
+    make = subjects.factory("torchvision:lraspp_mobilenet_v3_large")
+    assert make.keywords == {"weights": None, "weights_backbone": None}
+    assert subjects.factory("torchvision:mobilenet_v2").keywords == {"weights": None}
+
+
 def test_exact_is_stock_in_float64(networks_file):
     subject = subjects.load_subject(f"{networks_file}:mobile", 32)
     expected = subject.copy().double()(subject.batch(3).double())
