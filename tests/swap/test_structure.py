@@ -20,6 +20,13 @@ class Wrapper(nn.Module):
         return self.block(x) * 2
 
 
+def test_blocks_are_proven_in_inference_mode_too() -> None:
+    model = Wrapper(STRANGERS["separable"][0]().eval())
+    with torch.inference_mode():
+        report = lightops.swap_(model)
+    assert [(r.name, r.op) for r in report.fused] == [("block", "depthwise_pointwise")], report
+
+
 @pytest.mark.parametrize("root", [False, True], ids=["child", "root"])
 @pytest.mark.parametrize("name", STRANGERS)
 def test_stranger(name: str, root: bool) -> None:

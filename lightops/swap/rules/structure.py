@@ -81,7 +81,7 @@ def propose(module: nn.Module, in_sequential: bool) -> Proposal | Refusal | None
         # 3x3, 1x1), whose layers could be a Fire's in another order.
         word = _Layers.of(chain).word
         known = isinstance(first, _LONE) or (isinstance(first, FirePiece) and word == "PCP")
-        return None if known else Refusal(first.op, f"{type(module).__name__} {unproven}")
+        return None if known else Refusal(first.op, f"{type(module).__name__}: {unproven}")
     if isinstance(piece, _LONE) and not in_sequential:
         return None
     make = _CLASSES[type(piece)].from_piece
