@@ -87,7 +87,30 @@ def _relayout(x: Tensor) -> Tensor:
 
 def to_nchw(out: Tensor) -> Tensor:
     """A kernel's output as a stock NCHW result, with the strides stock gives it where a size of 1 leaves a choice."""
-    return out.contiguous().view(-1).view(out.shape)
+    if not _by_matrices(out):
+        return out.contiguous().view(-1).view(out.shape)
+    _, c, h, w = out.shape
+    y = torch.empty(out.shape, dtype=out.dtype)
+    for image, pixels in zip(y, out, strict=True):
+        image.view(c, h * w).copy_(pixels.permute(1, 2, 0).view(h * w, c).t())
+    return y
+
+
+def _by_matrices(out: Tensor) -> bool:
+    """Whether NHWC to NCHW goes image by image as a transposed matrix, which torch copies in blocks but on one core:
+    256 x 56 x 56 in 0.31 ms instead of 1.13 (0.57 on two cores), 1024 x 14 x 14 in 0.08 instead of 0.36 (0.18), while
+    64 x 56 x 56 takes 0.09 instead of 0.11 (0.06)."""
+    _, c, h, w = out.shape
+    return (
+        c >= 128
+        and c * h * w >= 100_000
+        and type(out) is Tensor
+        and not torch.compiler.is_compiling()
+        and out.device.type == "cpu"
+        and out.stride()[1:] == (1, w * c, c)
+        and torch.get_num_threads() <= 2
+        and not (out.requires_grad and torch.is_grad_enabled())
+    )
 
 
 def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:

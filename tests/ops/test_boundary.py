@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lightops import _ext
-from lightops.ops._native import pack_conv, pack_depthwise
+from lightops.ops._native import pack_conv, pack_depthwise, to_nchw
 from lightops.testing.calls import OPS, WEIGHTED_OPS, Case
 from lightops.testing.cases import sized
 from lightops.testing.draw import guard_call, real_call
@@ -210,3 +210,17 @@ class TestPairs:
         x = torch.ones(1, 4, 2, 2, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
         with pytest.raises(RuntimeError, match=r"fire: 'e1' must be a contiguous CPU tensor of bfloat16"):
             lib.fire(x, sq, None, 2, e1, None, 3, e3, None, 3, 0, None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("shape", [(2, 128, 28, 29), (1, 1024, 10, 10), (3, 130, 40, 1), (2, 64, 40, 40), (1, 3, 4, 5)])
+def test_to_nchw(shape, dtype):
+    """Both ways of copying give what stock gives, for the whole of a buffer and for its first channels."""
+    wide = torch.randn(shape[0], shape[1] + 8, *shape[2:]).to(dtype).contiguous(memory_format=torch.channels_last)
+    for out in (wide, wide[:, : shape[1]]):
+        got = to_nchw(out)
+        assert torch.equal(got, out)
+        assert got.stride() == torch.empty(out.shape).stride()
+    leaf = wide.clone().requires_grad_()
+    to_nchw(leaf).sum().backward()
+    assert torch.equal(leaf.grad, torch.ones_like(leaf))
