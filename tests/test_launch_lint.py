@@ -12,8 +12,9 @@ BINDINGS = sorted(p for p in (ROOT / "csrc/torch/cuda").rglob("*.cpp") if p.name
 KERNELS = sorted(p for p in (ROOT / "csrc/cuda").rglob("*") if p.suffix in (".cu", ".cuh", ".h", ".cpp"))
 TRITON = sorted((ROOT / "lightops/kernels/triton").glob("*.py"))
 
+# A cudaMemsetAsync is a launch on its stream like a kernel's, and a graph has a node for it.
 _WAITS = re.compile(
-    r"\bcuda(?:Malloc|Free|DeviceSynchronize|StreamSynchronize|EventSynchronize|Memcpy|Memset|StreamLegacy)\w*"
+    r"\bcuda(?:Malloc|Free|DeviceSynchronize|StreamSynchronize|EventSynchronize|Memcpy|Memset(?!Async\b)|StreamLegacy)\w*"
 )
 _LAUNCH = re.compile(r"<<<.*?>>>", re.DOTALL)
 
@@ -68,6 +69,14 @@ def test_kernels_are_launched_in_one_place_on_the_given_stream() -> None:
 @pytest.mark.parametrize("path", KERNELS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_kernels_neither_allocate_nor_wait(path: Path) -> None:
     assert not _WAITS.findall(path.read_text())
+
+
+def test_memory_is_cleared_on_the_given_stream() -> None:
+    assert _WAITS.findall("cudaMemset(p, 0, n)")
+    assert _WAITS.findall("cudaMemset2DAsync(p, q, 0, w, h)")
+    for path in KERNELS:
+        for arguments in re.findall(r"cudaMemsetAsync\((.*?)\)\)", path.read_text()):
+            assert arguments.endswith(", stream"), path.name
 
 
 def test_triton_kernels_start_on_their_tensors_device() -> None:

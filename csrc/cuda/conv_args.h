@@ -54,10 +54,15 @@ struct ConvArgs {
   const float* bias;  // [out channels] or null
   int act;
   int images, column_tiles;
-  int chunks, chunks_per_split;  // of the reduction, in rows of kRowBytes
+  int chunks;  // of the reduction, in rows of kRowBytes
+  int iterations_per_split;  // an iteration is a group of taps of a chunk
   int steps;  // of the reduction, in kStepBytes: the last chunk multiplies no more than it has
   int tap_group;  // taps whose weights share a stage
-  float* partial;  // [splits][pixels][out channels] when the reduction is split, else null
+  // When the reduction is split, else null: the splits' sums, [split][block][piece][thread] of 16 bytes, and how many splits of each
+  // block have left theirs, zero before and after the launch.
+  float* partial;
+  int* arrivals;
+  int splits;
   // Statistics of the output, of every tile of pixels: [tile][2][out channels], mean and squared deviations; how many pixels. Or null.
   float *moments, *counts;
   // Gathered input only: element strides of a planar or pixel-major x, and of the lines of its copy in shared memory. x.vector then

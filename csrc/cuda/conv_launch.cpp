@@ -8,12 +8,7 @@ bool prefer_stationary(const StationaryPlan& plan, const Device& device) {
   return plan.fits && plan.args.tiles * 4 >= device.multiprocessors;
 }
 
-}  // namespace
-
-Result launch_conv(ConvPlan plan, Arithmetic arithmetic, void* workspace, StreamHandle stream) {
-  if (plan.refusal) return {plan.refusal, 0};
-  if (plan.blocks == 0 || plan.args.out.channels == 0) return {};
-  if (plan.splits > 1) plan.args.partial = static_cast<float*>(workspace);
+Result dispatch(const ConvPlan& plan, Arithmetic arithmetic, StreamHandle stream) {
   switch (arithmetic) {
     case Arithmetic::f16: return launch_conv_f16(plan, stream);
     case Arithmetic::bf16: return launch_conv_bf16(plan, stream);
@@ -23,12 +18,26 @@ Result launch_conv(ConvPlan plan, Arithmetic arithmetic, void* workspace, Stream
   return {"unknown arithmetic", 0};
 }
 
-Result run_conv(const ConvProblem& problem, DType type, const Device& device, void* workspace, StreamHandle stream) {
+}  // namespace
+
+Result run_conv(const ConvProblem& problem, DType type, const Device& device, void* workspace, StreamHandle stream,
+                bool cleared) {
   if (element_bytes(type) == 0) return {"the CUDA kernels take float16, bfloat16 and float32", 0};
   const StationaryPlan stationary = plan_stationary(problem, device);
   if (prefer_stationary(stationary, device))
     return type == DType::f16 ? launch_stationary_f16(stationary, stream) : launch_stationary_bf16(stationary, stream);
-  return launch_conv(plan_conv(problem, device), arithmetic_of(type, device), workspace, stream);
+  ConvPlan plan = plan_conv(problem, device);
+  if (plan.refusal) return {plan.refusal, 0};
+  if (plan.blocks == 0 || plan.args.out.channels == 0) return {};
+  if (plan.splits > 1) {
+    plan.args.arrivals = static_cast<int*>(workspace);
+    plan.args.partial = reinterpret_cast<float*>(static_cast<unsigned char*>(workspace) + arrivals_bytes(device));
+    if (!cleared) {
+      const Result result = clear_arrivals(workspace, device, stream);
+      if (!result.ok()) return result;
+    }
+  }
+  return dispatch(plan, arithmetic_of(type, device), stream);
 }
 
 int64_t conv_workspace(const ConvProblem& problem, const Device& device) {

@@ -75,16 +75,8 @@ Result launch_stationary_math(const StationaryPlan& plan, StreamHandle stream) {
 
 template <class Math>
 Result launch_conv_math(const ConvPlan& plan, StreamHandle handle) {
-  const auto stream = static_cast<Stream>(handle);
-  const ConvArgs& a = plan.args;
-  int error = launch_plan<Math>(plan, stream);
+  const int error = launch_plan<Math>(plan, static_cast<Stream>(handle));
   if (error == -1) return {"the planner chose a tile shape that is not built", 0};
-  if (error == 0 && a.partial) {
-    const int64_t chunks = (a.out.channels + kChunkElements<Math> - 1) / kChunkElements<Math>;
-    const int64_t work = chunks * a.images * a.out.height * a.out.width;
-    const SplitArgs args{a.out, a.residual, a.partial, a.bias, a.act, a.images, plan.splits};
-    error = launch<add_splits_kernel<Math>>(static_cast<unsigned>((work + 255) / 256), 1, 1, 256, 0, stream, args);
-  }
   return {nullptr, error};
 }
 

@@ -21,11 +21,11 @@ Result launch_conv_f32(const ConvPlan& plan, StreamHandle stream);
 Result launch_stationary_f16(const StationaryPlan& plan, StreamHandle stream);
 Result launch_stationary_bf16(const StationaryPlan& plan, StreamHandle stream);
 
-// `workspace` holds plan.workspace bytes.
-Result launch_conv(ConvPlan plan, Arithmetic arithmetic, void* workspace, StreamHandle stream);
-
-// Shared by every op: refuses a type no kernel has, plans, launches.
-Result run_conv(const ConvProblem& problem, DType type, const Device& device, void* workspace, StreamHandle stream);
+// Shared by every op: refuses a type no kernel has, plans, launches. `workspace` holds conv_workspace bytes. `cleared`: its counters
+// are zero, because clear_arrivals or another convolution had it before; a sequence of them so saves a launch each.
+Result run_conv(const ConvProblem& problem, DType type, const Device& device, void* workspace, StreamHandle stream,
+                bool cleared = false);
+Result clear_arrivals(void* workspace, const Device& device, StreamHandle stream);
 int64_t conv_workspace(const ConvProblem& problem, const Device& device);
 // How many tiles of pixels the kernel takes statistics of where moments are asked for; 0: the kernel that serves takes none.
 int conv_parts(const ConvProblem& problem, const Device& device);

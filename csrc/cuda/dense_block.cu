@@ -74,10 +74,8 @@ int64_t middle_bytes(const DenseBlockParams& p) {
   return round_up(l.middle.n * l.middle.image * element_bytes(p.type), 256);
 }
 
-}  // namespace
-
-int64_t dense_block_cuda_workspace(const DenseBlockParams& p, const Device& device) {
-  if (element_bytes(p.type) == 0) return 0;
+// Of the splits of all layers, which use it one after the other.
+int64_t partial_bytes(const DenseBlockParams& p, const Device& device) {
   int64_t partial = 0;
   for (int64_t i = 0; i < p.layers; ++i) {
     const Layer l = layer_of(p, i, nullptr);
@@ -87,20 +85,31 @@ int64_t dense_block_cuda_workspace(const DenseBlockParams& p, const Device& devi
     }
     partial = std::max({partial, conv_workspace(first(p, l), device), conv_workspace(second(p, l), device)});
   }
-  return partial + (p.bottleneck ? middle_bytes(p) : 0);
+  return partial;
+}
+
+}  // namespace
+
+int64_t dense_block_cuda_workspace(const DenseBlockParams& p, const Device& device) {
+  if (element_bytes(p.type) == 0) return 0;
+  return partial_bytes(p, device) + (p.bottleneck ? middle_bytes(p) : 0);
 }
 
 Result dense_block_cuda(const DenseBlockParams& p, const Device& device, StreamHandle stream) {
   if (element_bytes(p.type) == 0) return {"the CUDA kernels take float16, bfloat16 and float32", 0};
   unsigned char* const partial = static_cast<unsigned char*>(p.workspace) + (p.bottleneck ? middle_bytes(p) : 0);
+  if (partial_bytes(p, device)) {
+    const Result result = clear_arrivals(partial, device, stream);
+    if (!result.ok()) return result;
+  }
   for (int64_t i = 0; i < p.layers; ++i) {
     const Layer l = layer_of(p, i, p.workspace);
     Result result;
     if (p.bottleneck == 0) {
-      result = run_conv(only(p, l), p.type, device, partial, stream);
+      result = run_conv(only(p, l), p.type, device, partial, stream, true);
     } else {
-      result = run_conv(first(p, l), p.type, device, partial, stream);
-      if (result.ok()) result = run_conv(second(p, l), p.type, device, partial, stream);
+      result = run_conv(first(p, l), p.type, device, partial, stream, true);
+      if (result.ok()) result = run_conv(second(p, l), p.type, device, partial, stream, true);
     }
     if (!result.ok()) return result;
   }

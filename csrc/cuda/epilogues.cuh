@@ -112,25 +112,38 @@ LIGHTOPS_DEVICE void store_pooled_tile(const unsigned char* staged, const ConvAr
   }
 }
 
-// Split reduction: raw sums in fp32, [split][output pixel][channel]; a second kernel adds the splits in order.
-template <class Warp>
-LIGHTOPS_DEVICE void store_partial(const Warp& warp, const ConvArgs& a, const int* pixels, int image, int split,
-                                   int warp_row, int warp_column, int column) {
-  const int64_t first_pixel = (static_cast<int64_t>(split) * a.images + image) * a.out.height * a.out.width;
-  const bool even = a.out.channels % 2 == 0;
-  warp.each_column([&](int n, const auto& each_row) {
-    const int c = column + warp_column + n;
-    each_row([&](int row, float first, float second) {
-      const int pixel = load_shared<int>(pixels + warp_row + row);
-      float* at = a.partial + (first_pixel + (pixel < 0 ? 0 : pixel)) * a.out.channels + c;
-      if (even) {
-        store_global(reinterpret_cast<FloatPair*>(at), FloatPair{first, second}, pixel >= 0 && c < a.out.channels);
-      } else {
-        store_global(at, first, pixel >= 0 && c < a.out.channels);
-        store_global(at + 1, second, pixel >= 0 && c + 1 < a.out.channels);
-      }
-    });
-  });
+// A split reduction: the block leaves its sums in memory; the last of the splits to do so adds them all, in the order of the splits
+// whichever it is, and goes on with the total. False: another one will. A second kernel would cost a launch more. `slot` is an int of
+// shared memory that nobody reads any more.
+template <class Block, class Warp>
+LIGHTOPS_DEVICE bool join_splits(Warp& warp, const ConvArgs& a, int block, int blocks, int split, int* slot) {
+  constexpr int kPieces = Warp::kTilesM * Warp::kTilesN;
+  const auto piece = [&](int of, int i) {
+    return a.partial +
+           (((static_cast<int64_t>(of) * blocks + block) * kPieces + i) * Block::kThreads + thread_index()) * 4;
+  };
+#pragma unroll
+  for (int i = 0; i < kPieces; ++i) {
+    Vec16 raw;
+#pragma unroll
+    for (int e = 0; e < 4; ++e) raw.w[e] = float_to_bits(warp.sum[i / Warp::kTilesN][i % Warp::kTilesN][e]);
+    store_global16(piece(split, i), raw);
+  }
+  sync_threads();
+  if (thread_index() == 0) store_shared(slot, arrive(a.arrivals + block));
+  sync_threads();
+  if (load_shared<int>(slot) != a.splits - 1) return false;
+  warp.clear();
+#pragma unroll 1
+  for (int of = 0; of < a.splits; ++of)
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) {
+      const Vec16 raw = load_arrived16(piece(of, i));
+#pragma unroll
+      for (int e = 0; e < 4; ++e) warp.sum[i / Warp::kTilesN][i % Warp::kTilesN][e] += bits_to_float(raw.w[e]);
+    }
+  if (thread_index() == 0) store_global(a.arrivals + block, 0);
+  return true;
 }
 
 }  // namespace lightops::cuda

@@ -85,7 +85,7 @@ struct Weights {
 
 template <class Block, class Loader>
 LIGHTOPS_DEVICE void accumulate(const ConvArgs& a, Loader& loader, unsigned char* shared, const int* tap_table,
-                                int column, int first_chunk, int last_chunk, typename Block::Warp& warp) {
+                                int column, int first, int last, typename Block::Warp& warp) {
   using Warp = typename Block::Warp;
   constexpr int kChunkSteps = kRowBytes / kStepBytes;
   const int taps = !Loader::kManyTaps ? 1 : a.geometry.kernel_h * a.geometry.kernel_w;
@@ -101,11 +101,17 @@ LIGHTOPS_DEVICE void accumulate(const ConvArgs& a, Loader& loader, unsigned char
   }
 
   const Weights<Block> weights(a.weight, a.row_elements, column, a.out.channels);
-  // Two counters run through (chunk, group): one for the copies, kStages - 1 iterations ahead, one for the products.
-  int copy_chunk = first_chunk, copy_tap = 0, copy_a = 0, copy_b = 0;
-  const auto copy_next = [&] {
-    if (copy_chunk < last_chunk) {
-      if (copy_tap == 0) {
+  // Two counters run through (chunk, group) from iteration `first` to before `last`: one for the copies, kStages - 1 iterations ahead,
+  // one for the products. A split may start and end within a chunk.
+  const int first_chunk = first / groups, last_chunk = last / groups, last_tap_of_all = last % groups * group;
+  const auto before_end = [&](int chunk, int tap) {
+    return chunk < last_chunk || (Loader::kManyTaps && chunk == last_chunk && tap < last_tap_of_all);
+  };
+  int start = first % groups * group;  // the first tap of the chunk that is multiplied
+  int copy_chunk = first_chunk, copy_tap = start, copy_a = 0, copy_b = 0;
+  const auto copy_next = [&](bool at_start) {
+    if (before_end(copy_chunk, copy_tap)) {
+      if (at_start || copy_tap == 0) {
         loader.issue(copy_chunk, shared + (Loader::kManyTaps ? copy_a : copy_b) * stage_bytes);
         copy_a = copy_a + 1 == stages_a ? 0 : copy_a + 1;
       }
@@ -121,21 +127,21 @@ LIGHTOPS_DEVICE void accumulate(const ConvArgs& a, Loader& loader, unsigned char
   };
   loader.start(first_chunk);
 #pragma unroll
-  for (int s = 0; s < Block::kStages - 1; ++s) copy_next();
+  for (int s = 0; s < Block::kStages - 1; ++s) copy_next(s == 0);
 
   warp.clear();
   int stage_a = 0, stage_b = 0;
 #pragma unroll 1
-  for (int chunk = first_chunk; chunk < last_chunk; ++chunk) {
+  for (int chunk = first_chunk; before_end(chunk, start); ++chunk, start = 0) {
     unsigned char* const tile =
         shared + (Loader::kManyTaps ? stage_a : stage_b) * stage_bytes;  // one tap: A and B in step
     const int steps = a.steps - chunk * kChunkSteps;
 #pragma unroll 1
-    for (int first_tap = 0; first_tap < taps; first_tap += group) {
+    for (int first_tap = start; first_tap < taps && before_end(chunk, first_tap); first_tap += group) {
       cp_async_wait<Block::kStages - 2>();
-      if (first_tap == 0) loader.finish(chunk, tile);
+      if (first_tap == start) loader.finish(chunk, tile);
       sync_threads();
-      copy_next();
+      copy_next(false);
       unsigned char* const b = stages_b + stage_b * stage_bytes_b;
       if constexpr (!Loader::kManyTaps) {
         warp.multiply(tile, rows, b, Block::warp_column(), steps);
@@ -186,15 +192,14 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(Block::kThreads, Block::kBlocks)
                 shared + stages_bytes(Block::size(), a.tile.slots, (taps + group - 1) / group, group,
                                       sizeof(typename Math::Store)));
 
-  const int first = block_y() * a.chunks_per_split;
-  const int last = first + a.chunks_per_split < a.chunks ? first + a.chunks_per_split : a.chunks;
+  const int iterations = a.chunks * ((taps + group - 1) / group), first = block_y() * a.iterations_per_split;
+  const int last = first + a.iterations_per_split < iterations ? first + a.iterations_per_split : iterations;
   typename Block::Warp sums;
   accumulate<Block>(a, loader, shared, tables.tap, column, first, last, sums);
 
-  if (a.partial) {
-    store_partial(sums, a, tables.pixel, place.image, block_y(), Block::warp_row(), Block::warp_column(), column);
+  if (a.partial && !join_splits<Block>(sums, a, block_x(), a.images * a.tile.tiles_y * a.tile.tiles_x * a.column_tiles,
+                                       block_y(), tables.tap))
     return;
-  }
   stage_tile<Math, Block::kN>(shared, sums, Block::warp_row(), Block::warp_column(), tables.bias,
                               Activation<Math>(a.act));
   sync_threads();
@@ -213,53 +218,6 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(Block::kThreads, Block::kBlocks)
     store_tile<Math, Block::kM, Block::kN, Block::kThreads>(shared, a.out, a.residual, tables.pixel, place.image,
                                                             column);
   }
-}
-
-// Adds the splits of a reduction in order (so the result does not depend on timing), then bias, activation, residual.
-// One thread per 16-byte chunk of output channels.
-struct SplitArgs {
-  View out, residual;
-  const float *partial, *bias;
-  int act, images, splits;
-};
-
-template <class Math>
-LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(256, 1) add_splits_kernel(LIGHTOPS_PARAMS(SplitArgs) a) {
-  constexpr int kElements = kChunkElements<Math>;
-  const int chunks = (a.out.channels + kElements - 1) / kElements;
-  const int64_t pixels = static_cast<int64_t>(a.out.height) * a.out.width, total = pixels * a.images;
-  const int64_t index = static_cast<int64_t>(block_x()) * 256 + thread_index();
-  const bool on = index < total * chunks;
-  const int64_t at = on ? index / chunks : 0;
-  const int c = static_cast<int>(on ? index % chunks : 0) * kElements;
-  const int image = static_cast<int>(at / pixels);
-  const int64_t pixel = at % pixels;
-  float v[kElements] = {};
-  for (int s = 0; s < a.splits; ++s) {
-    const float* from = a.partial + (s * total + at) * a.out.channels + c;
-#pragma unroll
-    for (int e = 0; e < kElements; e += 4) {
-      const bool whole = a.out.channels % 4 == 0;
-      if (whole) {
-        const Vec16 raw = load_global16(from + e, on && c + e < a.out.channels);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) v[e + i] += bits_to_float(raw.w[i]);
-      } else {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) v[e + i] += load_global(from + e + i, on && c + e + i < a.out.channels);
-      }
-    }
-  }
-  const int64_t offset = pixel_offset(a.out, image, pixel);
-  const Activation<Math> act(a.act);
-  float other[kElements] = {};
-  if (a.residual.data) unpack<Math>(load_chunk<Math>(a.residual, pixel_offset(a.residual, image, pixel), c, on), other);
-#pragma unroll
-  for (int e = 0; e < kElements; ++e) v[e] += a.bias ? load_global(a.bias + c + e, on && c + e < a.out.channels) : 0.f;
-  act.apply(v);
-#pragma unroll
-  for (int e = 0; e < kElements; ++e) v[e] += other[e];
-  store_chunk<Math>(a.out, offset, c, pack<Math>(v), on);
 }
 
 }  // namespace lightops::cuda

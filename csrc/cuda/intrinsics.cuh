@@ -2,6 +2,7 @@
 // the instrumented host versions of tests/emulator, so kernels must reach memory through nothing else.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 
@@ -153,6 +154,19 @@ LIGHTOPS_DEVICE void store_global16(void* address, Vec16 v, bool on = true) {
   if (on) *static_cast<uint4*>(address) = make_uint4(v.w[0], v.w[1], v.w[2], v.w[3]);
 }
 LIGHTOPS_DEVICE float atomic_add(float* address, float value) { return atomicAdd(address, value); }
+// Counts the block at `counter` and returns how many were there before. What the block's threads wrote before their last barrier is
+// seen, by load_arrived16, by a block that arrives later, behind its next barrier. One thread of a block calls it.
+LIGHTOPS_DEVICE int arrive(int* counter) {
+  __threadfence();
+  const int before = atomicAdd(counter, 1);
+  __threadfence();
+  return before;
+}
+// What other blocks of the launch wrote: past L1, which may hold older lines.
+LIGHTOPS_DEVICE Vec16 load_arrived16(const void* address) {
+  const uint4 raw = __ldcg(static_cast<const uint4*>(address));
+  return Vec16{{raw.x, raw.y, raw.z, raw.w}};
+}
 
 // --- shared memory ---------------------------------------------------------------------------------------------------
 template <class V>
@@ -191,6 +205,9 @@ LIGHTOPS_DEVICE void cp_async_wait() {
 
 // --- launch ----------------------------------------------------------------------------------------------------------
 using Stream = cudaStream_t;
+inline int clear_memory(void* memory, std::size_t bytes, Stream stream) {
+  return static_cast<int>(cudaMemsetAsync(memory, 0, bytes, stream));
+}
 // Returns a cudaError_t as int. The opt-in for more than 48 KiB of shared memory is a property of the function, allowed
 // while a graph is captured, and costs no synchronisation.
 template <auto kKernel, class Params>

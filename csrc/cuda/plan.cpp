@@ -8,8 +8,9 @@ namespace {
 
 constexpr int64_t kIndexLimit = INT64_C(1)
                                 << 31;  // images, pixels of an image, channels and blocks are 32-bit in the kernels
-// Below this many 128-byte chunks a split leaves a block less work than its start and the second kernel cost.
-constexpr int kChunksPerSplit = 2;
+// Below this many iterations (128-byte chunks, or groups of taps of one) a split leaves a block less work than its start and the
+// joining of sums cost.
+constexpr int kIterationsPerSplit = 2;
 // Weights of a whole row of the window share a stage where three such stages leave room for the halo.
 constexpr int kGroupBytes = 32 * 1024;
 
@@ -256,15 +257,17 @@ ConvPlan plan_conv(const ConvProblem& p, const Device& device) {
   if (plan.refusal) return plan;
   if (plan.blocks >= kIndexLimit) plan.refusal = "more than 2^31 - 1 blocks";
 
-  // A grid that leaves multiprocessors idle splits the reduction; a second kernel adds the parts in order.
+  // A grid that leaves multiprocessors idle splits the reduction; the last block of a tile adds the parts in order.
+  const ShapeSize size = shape_size(plan.shape);
+  const int64_t iterations = a.chunks * ceil_div(plan.load == Load::spatial ? taps : 1, a.tap_group);
   const int64_t room = plan.blocks ? device.multiprocessors / plan.blocks : 0;
-  if (!p.pooled && p.lattice.width == 0 && room >= 2 && a.chunks >= 2 * kChunksPerSplit) {
-    const int splits = static_cast<int>(std::min<int64_t>({room, a.chunks / kChunksPerSplit, 16}));
-    a.chunks_per_split = static_cast<int>(ceil_div(a.chunks, splits));
-    plan.splits = static_cast<int>(ceil_div(a.chunks, a.chunks_per_split));
-    plan.workspace = plan.splits * p.out.n * p.out.h * p.out.w * p.out.c * 4;
+  if (!p.pooled && p.lattice.width == 0 && room >= 2 && iterations >= 2 * kIterationsPerSplit) {
+    const int splits = static_cast<int>(std::min<int64_t>({room, iterations / kIterationsPerSplit, 16}));
+    a.iterations_per_split = static_cast<int>(ceil_div(iterations, splits));
+    a.splits = plan.splits = static_cast<int>(ceil_div(iterations, a.iterations_per_split));
+    plan.workspace = arrivals_bytes(device) + plan.splits * plan.blocks * size.m * size.n * 4;
   } else {
-    a.chunks_per_split = a.chunks;
+    a.iterations_per_split = static_cast<int>(iterations);
   }
   return plan;
 }

@@ -65,6 +65,10 @@ struct ConvProblem {
 };
 
 ConvPlan plan_conv(const ConvProblem& problem, const Device& device);
+// Of a split problem's workspace, at its start: as many counters as there are blocks at most where a reduction is split.
+constexpr int64_t arrivals_bytes(const Device& device) {
+  return lightops::round_up(INT64_C(4) * device.multiprocessors, 256);
+}
 
 // The weight-stationary kernel (stationary.cuh): 16-bit types, stride 1, at most 32 output channels, no prologue.
 struct StationaryPlan {

@@ -193,7 +193,7 @@ struct SqueezeProducer {
 #pragma unroll 1
     for (int column = 0; column < f.out.channels; column += First::kN) {
       typename First::Warp sums;
-      accumulate<First>(f, loader, scratch, nullptr, column, 0, f.chunks, sums);
+      accumulate<First>(f, loader, scratch, nullptr, column, 0, f.chunks, sums);  // one tap: an iteration a chunk
       sums.each_column([&](int n, const auto& each_row) {
         const int c = column + First::warp_column() + n;
         if (c >= last) return;

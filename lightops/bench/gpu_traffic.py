@@ -2,7 +2,7 @@
 
 Of a call every input is read once, every output written once, a tensor that goes from one kernel to the next through
 memory both, and weights are read once a kernel. Left out: the border that neighbouring tiles both read and the columns
-of output channels that read one input side by side (L2 serves both), and the second kernel of a split reduction.
+of output channels that read one input side by side (L2 serves both), and the sums of a split reduction.
 `tests/emulator/test_traffic.py` holds the model against the sectors that the emulator counts.
 """
 

@@ -28,6 +28,36 @@ void read_beside_write(Memory m) {
   if (block_x() == 1) load_global(m.out + t());
 }
 void atomics_right(Memory m) { atomic_add(m.out, 1.f); }
+// Each of two blocks leaves 256 bytes; the one that arrives last reads both.
+void leave(Memory m, float value) { store_global(m.out + 64 * block_x() + t(), value); }
+void read_if_last(Memory m, bool last) {
+  if (last) load_arrived16(m.out + t() % 32 * 4);
+}
+bool arrive_last(Memory m) {
+  sync_threads();
+  if (t() == 0) store_shared(shared_memory(), arrive(reinterpret_cast<int*>(m.out + 200)));
+  sync_threads();
+  return load_shared<int>(shared_memory()) == 1;
+}
+void arrivals_right(Memory m) {
+  leave(m, 1.f);
+  read_if_last(m, arrive_last(m));
+}
+void read_without_arriving(Memory m) {
+  leave(m, 1.f);
+  read_if_last(m, block_x() == 1);
+}
+void write_after_arriving(Memory m) {
+  const bool last = arrive_last(m);
+  leave(m, 1.f);
+  read_if_last(m, last);
+}
+void arrive_before_the_others(Memory m) {
+  if (t() == 0) arrive(reinterpret_cast<int*>(m.out + 200));
+  leave(m, 1.f);
+  sync_threads();
+  read_if_last(m, block_x() == 1);
+}
 
 void shared_right(Memory m) {
   store_shared(shared_floats() + t(), load_global(m.in + t()));
@@ -163,6 +193,10 @@ const Planted kPlanted[] = {PLANTED(copy_right),
                             PLANTED(two_blocks_write, 2),
                             PLANTED(read_beside_write, 2),
                             PLANTED(atomics_right, 2),
+                            PLANTED(arrivals_right, 2),
+                            PLANTED(read_without_arriving, 2),
+                            PLANTED(write_after_arriving, 2),
+                            PLANTED(arrive_before_the_others, 2),
                             PLANTED(shared_right),
                             PLANTED(shared_past_end),
                             PLANTED(misaligned_shared),
@@ -238,6 +272,7 @@ const char* planted_run(const char* name, int counting) {
   emulator::set_counting(counting != 0);
   emulator::add_region(in, 1024, false, "in");
   emulator::add_region(out, 1024, true, "out");
+  std::memset(store, 0, sizeof store);
   for (const Planted& p : kPlanted)
     if (std::strcmp(p.name, name) == 0) {
       const Memory memory{in, out};

@@ -20,6 +20,9 @@ FAULTS = {
     "write_to_input": "global_read_only",
     "two_blocks_write": "global_race",
     "read_beside_write": "global_race",
+    "read_without_arriving": "global_race",
+    "write_after_arriving": "global_race",
+    "arrive_before_the_others": "global_race",
     "shared_past_end": "shared_out_of_bounds",
     "misaligned_shared": "shared_misaligned",
     "uninitialised": "shared_uninitialised",
@@ -46,6 +49,7 @@ RIGHT = (
     "named_barriers_right",
     "async_right",
     "atomics_right",
+    "arrivals_right",
     "strided",
     "bank_conflict",
 )

@@ -61,7 +61,7 @@ void planner() {
   p.x = tensor(1, 1, 64, 4096);
   p.out = tensor(1, 1, 64, 1 << 20);
   const ConvPlan split = plan_conv(p, Device{1 << 20, 227 * 1024, false});
-  CHECK(split.splits > 1 && split.workspace == split.splits * INT64_C(64) * (1 << 20) * 4);
+  CHECK(split.splits > 1 && split.workspace > split.splits * INT64_C(64) * (1 << 20) * 4);
 }
 
 // Every plan's tile covers the map, fits its limits, and its halo rows are what its pixels read.

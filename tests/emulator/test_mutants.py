@@ -15,8 +15,8 @@ from training_mutants import TRAINING_MUTANTS
 MUTANTS = {
     "no barrier in the pipeline": (
         "implicit_gemm.cuh",
-        "      sync_threads();\n      copy_next();",
-        "      copy_next();",
+        "      sync_threads();\n      copy_next(false);",
+        "      copy_next(false);",
         ["conv1x1_bn_act"],
     ),
     "waits for too few copies": (
@@ -38,10 +38,28 @@ MUTANTS = {
         ["conv1x1_bn_act"],
     ),
     "last split dropped": (
-        "implicit_gemm.cuh",
-        "s < a.splits; ++s",
-        "s < a.splits - 1; ++s",
+        "epilogues.cuh",
+        "of < a.splits; ++of",
+        "of < a.splits - 1; ++of",
         ["conv1x1_bn_act", "bn_relu_conv2d"],
+    ),
+    "counts itself before the sums are left": (
+        "epilogues.cuh",
+        "  sync_threads();\n  if (thread_index() == 0) store_shared(slot, arrive",
+        "  if (thread_index() == 0) store_shared(slot, arrive",
+        ["conv1x1_bn_act"],
+    ),
+    "counter not left at zero": (
+        "epilogues.cuh",
+        "if (thread_index() == 0) store_global(a.arrivals + block, 0);",
+        "",
+        ["dense_block"],
+    ),
+    "split that starts within a chunk does not load it": (
+        "implicit_gemm.cuh",
+        "if (at_start || copy_tap == 0) {",
+        "if (copy_tap == 0) {",
+        ["bn_relu_conv2d"],
     ),
     "padding through the affine map": (
         "loaders.cuh",

@@ -144,6 +144,21 @@ inline float atomic_add(float* address, float value, LIGHTOPS_SITE) {
   return old;
 }
 
+inline int arrive(int* counter, LIGHTOPS_SITE) {
+  if (!emulator::check_global(counter, 4, true, true, LIGHTOPS_AT)) return 0;
+  emulator::arrive_at(counter);
+  return (*counter)++;
+}
+inline Vec16 load_arrived16(const void* address, LIGHTOPS_SITE) {
+  Vec16 value{};
+  emulator::Region* region = emulator::check_global(address, 16, false, true, LIGHTOPS_AT);
+  emulator::count_global(address, 16, false, region, LIGHTOPS_AT);
+  if (!region) return value;
+  emulator::check_arrived(*region, address, 16, LIGHTOPS_AT);
+  std::memcpy(&value, address, 16);
+  return value;
+}
+
 // --- shared memory ---------------------------------------------------------------------------------------------------
 template <class V>
 inline V load_shared(const void* address, LIGHTOPS_SITE) {
@@ -170,6 +185,10 @@ inline void cp_async_wait() {
 
 // --- launch ----------------------------------------------------------------------------------------------------------
 using Stream = void*;
+inline int clear_memory(void* memory, std::size_t bytes, Stream) {
+  std::memset(memory, 0, bytes);
+  return 0;
+}
 template <auto kKernel, class Params>
 inline int launch(unsigned gx, unsigned gy, unsigned gz, unsigned threads, unsigned shared, Stream,
                   const Params& params) {

@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <map>
+#include <set>
 #include <sstream>
 
 #include "scheduler.h"
@@ -140,7 +141,37 @@ void add_everything() {
 
 std::vector<Region>& regions() { return region_list; }
 
+namespace {
+constexpr std::uint32_t kLate = 0x80000000u;
+std::map<const void*, std::set<std::uint32_t>> arrivals;  // of every counter: blocks, in this launch
+std::set<std::uint32_t> known;  // blocks that the one that arrived last knows of
+std::uint32_t arrived_block;
+}  // namespace
+
+void arrive_at(const void* counter) {
+  arrived_block = thread_in_grid() / block_threads();
+  known = arrivals[counter];
+  arrivals[counter].insert(arrived_block);
+}
+
+void check_arrived(const Region& region, const void* address, unsigned bytes, Site site) {
+  if (everything || !region.writable) return;
+  const std::uint64_t offset = static_cast<const unsigned char*>(address) - region.base;
+  const std::uint32_t my_block = thread_in_grid() / block_threads();
+  for (std::uint64_t cell = offset / 2; cell <= (offset + bytes - 1) / 2; ++cell) {
+    const std::uint32_t writer = region.writer[cell];
+    if (!writer) continue;
+    const std::uint32_t block = ((writer & ~kLate) - 1) / block_threads();
+    if (block == my_block) continue;
+    if (writer & kLate || arrived_block != my_block || !known.count(block))
+      report_fault(Fault::global_race, site, region.label + " read before its writer arrived, " + where(offset));
+  }
+}
+
 void start_launch_tracking() {
+  arrivals.clear();
+  known.clear();
+  arrived_block = ~0u;
   if (everything) return;
   for (Region& region : region_list)
     if (region.writable) region.writer.assign(region.bytes / 2 + 1, 0);
@@ -190,12 +221,13 @@ Region* check_global(const void* address, unsigned bytes, bool write, bool atomi
   const std::uint32_t me = 1 + thread_in_grid(), my_block = thread_in_grid() / block_threads();
   for (std::uint64_t cell = offset / 2; cell <= (offset + bytes - 1) / 2; ++cell) {
     std::uint32_t& writer = region.writer[cell];
-    const bool other_thread = writer && writer != me;
-    const bool other_block = writer && (writer - 1) / block_threads() != my_block;
+    const std::uint32_t last = writer & ~kLate;
+    const bool other_thread = last && last != me;
+    const bool other_block = last && (last - 1) / block_threads() != my_block;
     if (write ? other_thread : other_block)
       report_fault(Fault::global_race, site,
                    region.label + (write ? " written twice, " : " read beside a write, ") + where(offset));
-    if (write) writer = me;
+    if (write) writer = me | (arrived_block == my_block ? kLate : 0u);
   }
   return &region;
 }

@@ -40,7 +40,7 @@ struct Region {
   bool writable;
   std::string label;
   // Who wrote each 2-byte cell in this launch (0: nobody, else 1 + thread number in the grid): two writers, or a reader
-  // in another block than the writer, are a race, because blocks are not ordered.
+  // in another block than the writer, are a race, because blocks are not ordered. kLate: written after the block's arrival.
   std::vector<std::uint32_t> writer;
   // Sectors of 32 bytes touched since the region was added: bit 0 read, bit 1 written.
   std::vector<unsigned char> sectors;
@@ -53,6 +53,9 @@ std::vector<Region>& regions();
 void start_launch_tracking();
 // Null when the access is a fault (which has then been reported).
 Region* check_global(const void* address, unsigned bytes, bool write, bool atomic, Site site);
+// A block counts itself at `counter`. check_arrived: what it reads of other blocks they must have written before they did.
+void arrive_at(const void* counter);
+void check_arrived(const Region& region, const void* address, unsigned bytes, Site site);
 
 // --- shared memory ---------------------------------------------------------------------------------------------------
 // Happens-before follows FastTrack: a warp is the clocked entity, barriers join the clocks of the warps that meet in
