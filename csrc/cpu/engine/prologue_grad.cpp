@@ -74,11 +74,15 @@ namespace {
 template <bool Whole, class C, class T, class G, class Out>
 void correct_pixels(const Corrected<C>& k, const T* x, const T* mask, const G* g, Out* out) {
   constexpr int64_t L = kLanes<C>;
+  const bool batch = k.b != nullptr;
   for (int64_t i = 0; i < k.pixels; ++i) {
     for (int64_t c = 0; c < k.channels; c += L) {
       const int64_t left = Whole ? L : k.channels - c;
-      Vec<C> v = load_upto(x + i * k.x_stride + c, left) - load_upto(k.mean + c, left);
-      v = load_upto(g + i * k.g_stride + c, left) + (v * load_upto(k.b + c, left) + load_upto(k.d + c, left));
+      Vec<C> v = load_upto(g + i * k.g_stride + c, left);
+      if (batch) {
+        const Vec<C> off = load_upto(x + i * k.x_stride + c, left) - load_upto(k.mean + c, left);
+        v += off * load_upto(k.b + c, left) + load_upto(k.d + c, left);
+      }
       if (mask) v *= load_upto(mask + i * k.mask_stride + c, left);
       store_upto(out + i * k.out_stride + c, v, left);
     }

@@ -41,7 +41,8 @@ template <class C> struct MaskedAdd {
 };
 template <class C> void masked_add(const MaskedAdd<C>& m);
 
-// out = (g + b * (x - mean) + d) * mask: the second step, where a channel's own gradient is consumed.
+// out = (g + b * (x - mean) + d) * mask: the second step, where a channel's own gradient is consumed. Without b, where all
+// norms that read it are frozen, out = g * mask and neither x nor the mean is read: zero times their NaN is none.
 template <class C> struct Corrected {
   const void* g = nullptr;
   DType g_type = DType::f32;
@@ -50,7 +51,7 @@ template <class C> struct Corrected {
   DType type = DType::f32;
   int64_t x_stride = 0;
   const C* mean = nullptr;
-  const C* b = nullptr;
+  const C* b = nullptr;  // null: b = d = 0
   const C* d = nullptr;
   const void* mask = nullptr;  // of `type`, or null
   int64_t mask_stride = 0;

@@ -39,6 +39,13 @@ template <class C> struct Body : DenseBackwardPlan<C> {
   DType source_type(int64_t layer) const { return layer == f.layers - 1 ? p.type : compute_type<C>; }
   int64_t source_stride(int64_t layer) const { return layer == f.layers - 1 ? p.dbuffer.pixel : b.c; }
 
+  // Whether a layer from this one on takes statistics of the batch from the buffer. Where none does, the batch's mean, which
+  // is there all the same, has no part in the gradient.
+  bool batch_from(int64_t layer) const {
+    while (layer < f.layers && !f.layer[layer].norm1.batch) ++layer;
+    return layer < f.layers;
+  }
+
   void pack(int64_t layer, const Common& s) const {
     const DenseTrainLayer& l = f.layer[layer];
     for_tasks(p.parallel, tasks, [&](int64_t task) {
@@ -69,7 +76,7 @@ template <class C> struct Body : DenseBackwardPlan<C> {
       k.type = p.type;
       k.x_stride = b.pixel;
       k.mean = static_cast<const C*>(f.mean) + first;
-      k.b = s.own_b;
+      k.b = batch_from(layer + 1) ? s.own_b : nullptr;
       k.d = s.own_d;
       if (mask.data) k.mask = at(mask.data, p.type, n * mask.image + y * mask.row());
       k.mask_stride = mask.pixel;
@@ -239,7 +246,7 @@ template <class C> struct Body : DenseBackwardPlan<C> {
     k.type = p.type;
     k.x_stride = f.bottleneck;
     k.mean = static_cast<const C*>(f.layer[layer].norm2.mean);
-    k.b = s.norm2.b;
+    k.b = f.layer[layer].norm2.batch ? s.norm2.b : nullptr;
     k.d = s.norm2.d;
     k.out = mine.dy1;
     k.out_type = compute_type<C>;
@@ -348,7 +355,7 @@ template <class C> struct Body : DenseBackwardPlan<C> {
         k.type = p.type;
         k.x_stride = b.pixel;
         k.mean = static_cast<const C*>(f.mean);
-        k.b = s.own_b;
+        k.b = batch_from(0) ? s.own_b : nullptr;
         k.d = s.own_d;
         k.out = at(p.dx.data, p.type, row / b.h * p.dx.image + row % b.h * p.dx.row());
         k.out_type = p.type;

@@ -133,6 +133,35 @@ def test_constant_channel_and_huge_mean():
     assert all(g.isfinite().all() for g in dparams)
 
 
+@pytest.mark.parametrize("bottleneck", [8, 0])
+@pytest.mark.parametrize("name", ISAS)
+def test_nan_image_in_frozen_block(name, bottleneck):
+    """Frozen norms tie no image to another: what a NaN in one loses, the others' dx does not, and its own only behind it."""
+    x, block = draw((3, 6, 5, 4, 3, 4, bottleneck), torch.float32, frozen=True)
+    norms = len(block.eps)
+    stats = [f(c) for c in _norm_channels(block, 6) for f in (torch.zeros, torch.ones)]
+    block = block._replace(frozen=stats)
+    assert len(stats) == 2 * norms
+
+    def dx(x):
+        saved = run("dense_block_train", x, None, None, *block)
+        dy = upstream(saved[0].shape, torch.float32)
+        return run("dense_block_train_backward", dy, *saved, *block, [True] * (1 + len(block.params)))[0]
+
+    with isa(name):
+        clean = dx(x)
+        x[1, 2, 3, 1] = float("nan")
+        found = dx(x)
+    assert bitwise_equal(found[::2], clean[::2])
+    assert found[1].isfinite().all()  # NaN counts as positive, and its gradient is that of any other positive value
+
+
+def _norm_channels(block: Block, channels: int) -> list[int]:
+    """Of each norm, in the order of `frozen`."""
+    widths = [channels + layer * block.growth for layer in range(block.layers)]
+    return [c for width in widths for c in ((width, block.bottleneck) if block.bottleneck else (width,))]
+
+
 def test_empty_batch():
     x, block = draw((2, 6, 4, 4, 2, 4, 8), torch.float32)
     saved = run("dense_block_train", x[:0], None, None, *block)
