@@ -1,3 +1,4 @@
+#include "engine/depthwise_walk.h"
 #include "engine/entry.h"
 #include "training/bn_act_depthwise.h"
 #include "training/depthwise_chunks.h"
@@ -8,15 +9,15 @@ namespace {
 
 // Sums of weight gradients that are kept apart, each over a run of chunks, and merged in order. Small maps have fewer:
 // they would spend their time on the sums.
-constexpr int64_t kMostParts = 32, kLeastParts = 8, kPixelsPerTap = 16;
+constexpr int64_t kMostParts = 32, kLeastParts = 8, kPixelsPerTap = 64;
 // A sum in one chain of more pixels than this is taken chunk by chunk.
 constexpr int64_t kChain = 1024;
 
 // Tensors from here on are fetched ahead row by row; smaller ones are in L3, where it costs more than it brings (512
 // channels at 14 x 14, batch 8: 0.64 ms without, 0.75 with).
 constexpr int64_t kFarBytes = 8 << 20;
-// A gradient from here on, twice L2, would leave it before anybody reads it.
-constexpr int64_t kStreamBytes = 2 << 20;
+// A gradient from here on would leave L2 before anybody reads it.
+constexpr int64_t kStreamBytes = 3 << 20;
 
 // Pass one goes over the chunks of x once: du and the weight gradient, and from du either dx (nothing depends on the batch)
 // or the two sums of the norm's backward. In training the second pass computes du again instead of storing it: reading
@@ -39,6 +40,7 @@ template <class C> struct Backward {
   bool dy_in_place = computed && p.dy.pixel == p.dy.c;
   bool u_in_place = computed && raw && p.x.pixel == p.x.c;
   bool du_in_place = computed && p.dx.data && (raw || stored);
+  bool walks = false;  // not by blocks of rows
   int64_t row = p.x.w * p.x.c;  // of u and du
   DepthwiseGrad<C> d;
 
@@ -51,6 +53,7 @@ template <class C> struct Backward {
     d.channels = p.x.c;
     fused = two_passes && p.dweight && computed && p.x.pixel == p.x.c && p.dx.pixel == p.dx.c &&
             depthwise_norm_fits(d, p.act);
+    walks = depthwise_walks(d);
     d.far.stream = raw && du_in_place && streams();
     const bool fetch = !d.far.stream;  // beside streaming stores the hardware keeps up
     d.far.u = fetch && (u_in_place || fused) && bytes(p.x) >= kFarBytes;
@@ -94,6 +97,7 @@ template <class C> struct Backward {
     C *u, *du, *dy;
     C* total;  // weight gradient of one chunk
     C* bias;
+    C* walk;
   };
   Scratch scratch(Arena& arena) const {
     int64_t rows = 0;
@@ -107,6 +111,7 @@ template <class C> struct Backward {
     s.dy = dy_in_place ? nullptr : arena.take<C>(rows * p.dy.w * p.dy.c);
     s.total = p.dweight && !chained ? arena.take<C>(d.packed()) : nullptr;
     s.bias = p.dbias ? arena.take<C>(p.x.c) : nullptr;
+    s.walk = walks ? arena.take<C>(depthwise_walk_scratch(d)) : nullptr;
     return s;
   }
   int64_t frame_bytes() const {
@@ -150,6 +155,12 @@ template <class C> struct Backward {
     C* const total = chained ? sum : s.total;
     if (sum && !chained) memset(total, 0, size_t(d.packed()) * sizeof(C));
     if (norm_sums) memset(norm_sums, 0, size_t(2 * p.x.c) * sizeof(C));
+    if (walks) {
+      depthwise_walk<C>(d, fused ? &norm : nullptr, dy, rows.first, cut.row(i), cut.height(i), u, du,
+                        sum ? total : nullptr, norm_sums, s.walk);
+      if (sum && !chained) add(total, d.packed(), sum);
+      return;
+    }
     for (int64_t r = 0; r < cut.height(i); ++r) {
       C* const to = du ? du + r * row : nullptr;
       if (fused)
@@ -191,6 +202,14 @@ template <class C> struct Backward {
     else norm_gradient(norm, i, du, p.dx.data && (stored || !two_passes), sums ? f.sums + i * 2 * p.x.c : nullptr);
   }
 
+  // The weight gradient of some channels, from whole groups of merged sums.
+  void store_weights(const Frame& f, Share channels) const {
+    const int64_t first = channels.first * d.taps();
+    C* const dense = computed ? static_cast<C*>(p.dweight) + first : f.shared.dense + first;
+    depthwise_unpack<C>(f.weights + first, channels.size(), d.taps(), dense);
+    if (!computed) store_values<C>(dense, channels.size() * d.taps(), p.type, at(p.dweight, p.type, first));
+  }
+
   // Sums over the parts, in order.
   void merge(const Frame& f) const {
     for_tasks(p.parallel, tasks, [&](int64_t task) {
@@ -198,6 +217,7 @@ template <class C> struct Backward {
       for (int64_t part = 1; p.dweight && part < parts; ++part)
         add(f.weights + part * d.packed() + piece.first, piece.size(), f.weights + piece.first);
       const Share own = share(p.x.c, task, tasks, kGroup);
+      if (p.dweight) store_weights(f, own);
       for (int64_t part = 1; p.dbias && part < parts; ++part)
         add(f.bias + part * p.x.c + own.first, own.size(), f.bias + own.first);
       if (!sums) return;
@@ -206,10 +226,6 @@ template <class C> struct Backward {
       norm_gradients<C>(p.norm, p.x.n * p.x.h * p.x.w, f.sum, f.sum_x, own.first, own.last, static_cast<C*>(p.dgamma),
                         static_cast<C*>(p.dbeta), f.a, f.b, f.shift);
     });
-    if (p.dweight) {
-      depthwise_unpack<C>(f.weights, p.x.c, d.taps(), f.shared.dense);
-      store_values<C>(f.shared.dense, p.x.c * d.taps(), p.type, p.dweight);
-    }
     if (p.dbias) store_values<C>(f.bias, p.x.c, p.type, p.dbias);
   }
 
@@ -224,14 +240,14 @@ template <class C> struct Backward {
     norm.mean = static_cast<const C*>(p.norm.mean);
     norm.act = p.act;
     norm.a = two_passes ? nullptr : f.shared.scale;
-    if (p.dweight) memset(f.weights, 0, size_t(parts * d.packed()) * sizeof(C));
-    if (p.dbias) memset(f.bias, 0, size_t(parts * p.x.c) * sizeof(C));
     for_tasks(p.parallel, tasks, [&](int64_t task) {
       Arena own(static_cast<char*>(p.workspace) + frame_bytes() + task * task_bytes());
       const Scratch s = scratch(own);
       const Share mine = share(parts, task, tasks);
       for (int64_t part = mine.first; part < mine.last; ++part) {
         const Share chunks = share(cut.count(), part, parts);
+        if (p.dweight) memset(f.weights + part * d.packed(), 0, size_t(d.packed()) * sizeof(C));
+        if (p.dbias) memset(f.bias + part * p.x.c, 0, size_t(p.x.c) * sizeof(C));
         for (int64_t i = chunks.first; i < chunks.last; ++i) first_pass(f, norm, i, part, s);
       }
       if (d.far.stream) stream_fence();

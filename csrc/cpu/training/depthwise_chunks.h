@@ -42,8 +42,9 @@ template <class C> struct DepthwiseShared {
   }
   template <class Params> void fill(const Params& p, int64_t taps) const {
     if (scale) affine_of<C>(p.norm, p.x.c, scale, shift);
-    load_pixels<C>(p.weight, p.type, 0, 1, p.x.c * taps, Prologue<C>{}, dense);
-    depthwise_pack<C>(dense, p.x.c, taps, packed);
+    const bool computed = p.type == compute_type<C>;
+    if (!computed) load_pixels<C>(p.weight, p.type, 0, 1, p.x.c * taps, Prologue<C>{}, dense);
+    depthwise_pack<C>(computed ? static_cast<const C*>(p.weight) : dense, p.x.c, taps, packed);
   }
   Prologue<C> prologue(Act act) const {
     Prologue<C> u;

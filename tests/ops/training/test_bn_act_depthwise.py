@@ -54,7 +54,10 @@ CASES = (
     depthwise((2, 32, 9, 8), (5, 5), padding=(2, 2), act="relu6"),
     depthwise((1, 32, 12, 11), (5, 5), (2, 2), (2, 2), act="none"),
     depthwise((2, 32, 10, 9), stride=(1, 2), act="relu6"),
-    depthwise((2, 64, 66, 66), stride=(2, 2), act="none"),  # dx is large enough to go past the caches
+    depthwise((2, 64, 66, 66), stride=(2, 2), act="none"),  # dx goes past the caches in float64
+    # Pixels that share few sets of L1: rows of dy are copied side by side.
+    depthwise((2, 1024, 6, 5), act="relu6"),
+    depthwise((1, 512, 7, 9), norm=False, act="none", bias=True),
 )
 
 
@@ -94,6 +97,18 @@ class TestTails:
                 if case.fits():
                     check_exactly(case, torch.float32)
 
+    @pytest.mark.parametrize("channels", [32, 1024])
+    def test_walked_maps(self, name, channels):
+        """Every width and height up to 8 where whole vectors of channels walk along rows, both strides."""
+        with isa(name):
+            for height, width, stride in itertools.product(range(1, 9), range(1, 9), (1, 2)):
+                check_exactly(depthwise((1, channels, height, width), stride=(stride, stride)), torch.float32)
+                check_exactly(
+                    depthwise((1, channels, height, width), stride=(stride, stride), norm=False, act="none"),
+                    torch.float32,
+                )
+            check_exactly(depthwise((1, 64, 3, 195), stride=(2, 2)), torch.float32)
+
 
 class TestContract:
     @pytest.mark.parametrize("case", [CASES[2], CASES[6], CASES[9], CASES[11], CASES[12]], ids=str)
@@ -114,8 +129,9 @@ class TestContract:
             depthwise((4, 72, 28, 28), (5, 5), (2, 2), (2, 2), act="hardswish"),
             depthwise((4, 64, 28, 28), norm=False, act="none"),
             # Gradients that are written past the caches, and sums long enough to be taken chunk by chunk.
-            depthwise((3, 64, 56, 56), norm=False, act="none"),
-            depthwise((4, 64, 50, 47), stride=(2, 2), norm=False, act="none"),
+            depthwise((4, 64, 56, 56), norm=False, act="none"),
+            depthwise((6, 64, 50, 47), stride=(2, 2), norm=False, act="none"),
+            depthwise((3, 64, 66, 66), stride=(2, 2)),
             depthwise((11, 16, 56, 57)),
             depthwise((11, 17, 56, 57), norm=False, act="none", bias=True),
         ],
@@ -125,13 +141,14 @@ class TestContract:
         check_any_threads(case)
 
     @pytest.mark.parametrize("stride", [1, 2])
-    @pytest.mark.parametrize("kernel", [3, 5])
+    @pytest.mark.parametrize(("kernel", "channels"), [(3, 18), (3, 32), (3, 512), (5, 18)])
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-    def test_non_finite(self, stride, kernel, value):
+    def test_non_finite(self, stride, kernel, channels, value):
         """A value that is not finite reaches what its window covers and nothing else; padding never multiplies it."""
-        case = depthwise((1, 18, 9, 9), (kernel, kernel), (stride, stride), (kernel // 2,) * 2, norm=False, act="none")
+        shape = (1, channels, 9, 9)
+        case = depthwise(shape, (kernel, kernel), (stride, stride), (kernel // 2,) * 2, norm=False, act="none")
         call = drawn(case)
-        others = [c for c in range(18) if c != 4]
+        others = [c for c in range(channels) if c != 4]
         for place in (0, 4, 8):
             x = call.x.clone()
             x[0, 4, place, place] = value

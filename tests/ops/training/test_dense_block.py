@@ -136,7 +136,7 @@ def test_constant_channel_and_huge_mean():
 @pytest.mark.parametrize("bottleneck", [8, 0])
 @pytest.mark.parametrize("name", ISAS)
 def test_nan_image_in_frozen_block(name, bottleneck):
-    """Frozen norms tie no image to another: what a NaN in one loses, the others' dx does not, and its own only behind it."""
+    """Frozen norms tie no image to another: a NaN in one takes nothing from the dx of the others."""
     x, block = draw((3, 6, 5, 4, 3, 4, bottleneck), torch.float32, frozen=True)
     norms = len(block.eps)
     stats = [f(c) for c in _norm_channels(block, 6) for f in (torch.zeros, torch.ones)]
