@@ -16,6 +16,7 @@ from lightops.modules.head import Head
 from lightops.modules.inverted_residual import InvertedResidual
 from lightops.modules.linear import Linear
 from lightops.modules.max_pool2d import MaxPool2d
+from lightops.modules.residual import FusedResidual
 from lightops.modules.sequential import FusedSequential
 from lightops.modules.stem import Stem
 from lightops.modules.transition import Transition
@@ -31,6 +32,7 @@ __all__ = [
     "Fire",
     "FusedChain",
     "FusedModule",
+    "FusedResidual",
     "FusedSequential",
     "Head",
     "InvertedResidual",

@@ -24,8 +24,11 @@ _LAYOUT_NEUTRAL_NAMES = frozenset(
     {
         "lightops.networks.mobilenet.SamePad",
         "timm.layers.norm_act.BatchNormAct2d",
+        "timm.layers.squeeze_excite.EffectiveSEModule",
+        "timm.layers.squeeze_excite.SEModule",
         "timm.models._efficientnet_blocks.SqueezeExcite",
         "torchvision.ops.misc.SqueezeExcitation",
+        "torchvision.ops.stochastic_depth.StochasticDepth",
     }
 )
 
@@ -161,15 +164,20 @@ class Chain(FusedModule):
         forward = Pass(nchw)
         try:
             y = self._train_steps(plan.steps, Flow(x, forward)).materialise()
-            y = self._finish(to_nchw(y) if forward.nchw and type(y) is Tensor and y.dim() == 4 else y, x)
+            y = to_nchw(y) if forward.nchw and type(y) is Tensor and y.dim() == 4 else y
+            y = self._finish(y, x, forward)
         except Exception:
             forward.restore()
             raise
-        return forward.commit(y)
+        try:
+            return forward.commit(y)
+        except RuntimeError:  # a running statistic of another size; torch's checkpoint leaves here by another error
+            forward.restore()
+            raise
 
-    def _finish(self, y: Any, x: Tensor) -> Any:
-        """What the block does with its last child's result y; x is its input."""
-        del x
+    def _finish(self, y: Any, x: Tensor, forward: Pass | None = None) -> Any:
+        """What the block does with its last child's result y; x is its input, `forward` the pass in training."""
+        del x, forward
         return y
 
     def _train_flow(self, flow: Flow) -> Flow:

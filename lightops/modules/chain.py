@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lightops.modules._base import Container, exporting_to_onnx, is_jit_tracing
-from lightops.modules._flow import Flow
+from lightops.modules._flow import Flow, Pass
 from lightops.modules._guard import is_hooked
 from lightops.modules._reader import Decline, Residual
 from lightops.modules._walk import Chain, Run, walkable
@@ -48,7 +48,8 @@ class FusedChain(Container, Chain):
             return self._whole_stock(x)
         return self._trace_walk(x) if compiling else self._walk(self._current_plan(), x)
 
-    def _finish(self, y: Any, x: Tensor) -> Any:
+    def _finish(self, y: Any, x: Tensor, forward: Pass | None = None) -> Any:
+        del forward
         return y + x if self._adds_input() else y
 
     def _adds_input(self) -> bool:

@@ -83,7 +83,10 @@ class Search:
                     self.decline(name, proposal.op, proposal.reason)
                 return None
             if proposal is not None:
-                return self._block(module, name, proposal.op, proposal.pieces, proposal.build)
+                new = self._block(module, name, proposal.op, proposal.pieces, proposal.build)
+                if proposal.rest:
+                    self._children(module, name, frozenset(module._modules) - frozenset(proposal.rest))
+                return new
             if is_sequential(module):
                 return self._sequential(module, name, in_sequential)
             if self._is_classifier(module, name, in_sequential):

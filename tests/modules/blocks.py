@@ -30,12 +30,14 @@ from lightops.modules.stem import StemPiece
 from lightops.networks.densenet import DenseBlock as StockDenseBlock
 from lightops.networks.densenet import Transition as StockTransition
 from lightops.networks.squeezenet import Fire as StockFire
+from lightops.swap.rules import residual
 
 import_torchvision()
 
 from torchvision.models.mobilenetv2 import InvertedResidual as StockInvertedResidual  # noqa: E402
 from torchvision.models.mobilenetv3 import InvertedResidual as StockInvertedResidualV3  # noqa: E402
 from torchvision.models.mobilenetv3 import InvertedResidualConfig  # noqa: E402
+from torchvision.models.resnet import BasicBlock, Bottleneck  # noqa: E402
 from torchvision.ops.misc import Conv2dNormActivation  # noqa: E402
 
 
@@ -83,6 +85,15 @@ def _separable() -> nn.Module:
     return networks.mobilenet.DepthwiseSeparable(12, 20, 2, "relu6", 1e-3, False)
 
 
+def _shortened() -> nn.Module:
+    shortcut = nn.Sequential(nn.Conv2d(12, 16, 1, 2, bias=False), nn.BatchNorm2d(16))
+    return Bottleneck(12, 4, 2, shortcut)
+
+
+def _fuse_residual(stock: nn.Module) -> FusedModule:
+    return residual.propose(stock).build(stock, 2)
+
+
 CASES = {
     "bn_relu_conv2d": Case(_pre_activation, lambda m: BNReLUConv2d.from_stock(m, "0", "1", "2"), 12),
     "conv1x1_bn_act": Case(
@@ -112,6 +123,8 @@ CASES = {
         3,
     ),
     "transition": Case(lambda: StockTransition(12, 6), Transition.from_stock, 12),
+    "residual": Case(lambda: BasicBlock(12, 12), _fuse_residual, 12),
+    "residual_shortcut": Case(_shortened, _fuse_residual, 12),
     "chain": Case(_squeeze_excite_block, _fuse_squeeze_excite, 16),
     "sequential": Case(_image_chain, _fuse_image_chain, 3),
 }

@@ -20,6 +20,7 @@ QUICK = (
     "torchvision:mobilenet_v2",
     "torchvision:mobilenet_v3_small",
     "torchvision:mnasnet0_5",
+    "torchvision:resnet18",
     "timm:densenet121",
     "timm:mobilenetv1_100",
     "timm:mobilenetv2_100",

@@ -4,12 +4,12 @@ mine".
 
 from torch import nn
 
-from lightops.swap.rules import densenet, mobilenet, squeezenet, structure
+from lightops.swap.rules import densenet, mobilenet, residual, squeezenet, structure
 from lightops.swap.rules._proposal import Proposal, Refusal
 
 __all__ = ["Proposal", "Refusal", "propose"]
 
-_RULES = (densenet.propose, squeezenet.propose, mobilenet.propose)
+_RULES = (densenet.propose, squeezenet.propose, mobilenet.propose, residual.propose)
 
 
 def propose(module: nn.Module, in_sequential: bool) -> Proposal | Refusal | None:

@@ -3,6 +3,7 @@ input.
 """
 
 from dataclasses import replace
+from typing import NamedTuple
 
 from torch import nn
 
@@ -14,6 +15,7 @@ from lightops.modules import (
     FusedChain,
     FusedModule,
     InvertedResidual,
+    Run,
     Stem,
 )
 from lightops.modules._piece import Piece
@@ -33,6 +35,8 @@ _TIMM = "timm.models._efficientnet_blocks"
 CHAINS: dict[str, tuple[tuple[str, ...], Residual]] = {
     "torchvision.models.mobilenetv2.InvertedResidual": (("conv",), "use_res_connect"),
     "torchvision.models.mobilenetv3.InvertedResidual": (("block",), "use_res_connect"),
+    "torchvision.models.efficientnet.MBConv": (("block", "stochastic_depth"), "use_res_connect"),
+    "torchvision.models.efficientnet.FusedMBConv": (("block", "stochastic_depth"), "use_res_connect"),
     "torchvision.models.mnasnet._InvertedResidual": (("layers",), "apply_residual"),
     "lightops.networks.mobilenet.DepthwiseSeparable": (
         ("pad", "conv_dw", "bn1", "act1", "conv_pw", "bn2", "act2"),
@@ -55,6 +59,8 @@ CHAINS: dict[str, tuple[tuple[str, ...], Residual]] = {
     f"{_TIMM}.EdgeResidual": (("conv_exp", "bn1", "aa", "se", "conv_pwl", "bn2", "drop_path"), "has_skip"),
     "timm.layers.conv_bn_act.ConvNormAct": (("conv", "bn", "aa"), False),
 }
+# Children that the forward applies only where it adds its input.
+_ONLY_WHERE_ADDED = ("stochastic_depth",)
 
 MODULES: dict[type[Piece], type[FusedModule]] = {
     InvertedResidualPiece: InvertedResidual,
@@ -67,7 +73,12 @@ MODULES: dict[type[Piece], type[FusedModule]] = {
 
 def propose(module: nn.Module) -> Proposal | Refusal | None:
     known = CHAINS.get(qualified_type(module))
-    return None if known is None else propose_chain(module, *known)
+    if known is None:
+        return None
+    names, residual = known
+    if not (isinstance(residual, str) and getattr(module, residual, True)):
+        names = tuple(name for name in names if name not in _ONLY_WHERE_ADDED)
+    return propose_chain(module, names, residual)
 
 
 def propose_chain(module: nn.Module, names: tuple[str, ...], residual: Residual) -> Proposal | Refusal | None:
@@ -85,14 +96,10 @@ def propose_chain(module: nn.Module, names: tuple[str, ...], residual: Residual)
             return Refusal(piece.op, str(decline))
         make = MODULES[type(piece)].from_piece
         return Proposal(piece.op, [piece], lambda stock, winograd: make(stock, piece, winograd))
-    # Every layer is a step of its own, so that a run may end anywhere.
-    steps = [leaf._replace(top=leaf.path) for leaf in chain if leaf.letter != "I"]
-    neutral = tuple(leaf.path for leaf in chain if leaf.letter == "I")
-    runs = find_runs(module, steps)
+    chain, paths, neutral, runs = chain_runs(module, names)
     if not runs:
         # A lone depthwise convolution with its norm is a part of a block rather than one.
-        return None if residual is False else Refusal("chain", _why(chain))
-    paths = tuple(leaf.path for leaf in steps)
+        return None if residual is False else Refusal("chain", why_not(module, chain))
 
     def build(stock: nn.Module, winograd: int) -> FusedModule:
         return FusedChain.from_stock(stock, paths, runs, residual=residual, neutral=neutral, winograd=winograd)
@@ -100,6 +107,24 @@ def propose_chain(module: nn.Module, names: tuple[str, ...], residual: Residual)
     return Proposal("+".join(dict.fromkeys(run.piece.op for run in runs)), [run.piece for run in runs], build)
 
 
-def _why(chain: list[Leaf]) -> str:
+class ChainRuns(NamedTuple):
+    """A block's layers; the paths of those that compute something and of those that do not; the runs that fuse."""
+
+    chain: list[Leaf]
+    paths: tuple[str, ...]
+    neutral: tuple[str, ...]
+    runs: list[Run]
+
+
+def chain_runs(module: nn.Module, names: tuple[str, ...]) -> ChainRuns:
+    """The runs over the children `names`, applied in this order."""
+    chain = [leaf for name in names for leaf in leaves(module._modules.get(name), name)]
+    # Every layer is a step of its own, so that a run may end anywhere.
+    steps = [leaf._replace(top=leaf.path) for leaf in chain if leaf.letter != "I"]
+    neutral = tuple(leaf.path for leaf in chain if leaf.letter == "I")
+    return ChainRuns(chain, tuple(leaf.path for leaf in steps), neutral, find_runs(module, steps))
+
+
+def why_not(module: nn.Module, chain: list[Leaf]) -> str:
     strange = [f"{leaf.path} is {type(leaf.module).__name__}" for leaf in chain if leaf.letter == "X"]
     return "no run of its layers has a fused form" + (f" ({', '.join(strange)})" if strange else "")
