@@ -2,6 +2,7 @@
 
 #include "engine/activation.h"
 #include "engine/gate.h"
+#include "engine/parallel.h"
 
 namespace lightops {
 namespace LIGHTOPS_ISA {
@@ -20,9 +21,6 @@ constexpr int64_t kStaged = 2, kRing = 4;  // rows of the copy, a power of two
 constexpr int64_t kSets = 64, kWays = 12;
 // At stride 2 memory is the bound, and lines so far apart that they share so few sets cost more than the blocks' sums do.
 constexpr int64_t kMostShared = 4;
-// Around the copy, in bytes: the hardware fetches ahead beyond its ends, and a neighbour's lines there would go from core
-// to core (0.12 ms, or 0.18 without).
-constexpr int64_t kApart = 4096;
 
 // What a walk does beside the gradients; see depthwise_walk.
 enum class Form { both, input, sums, apply };
@@ -193,7 +191,7 @@ __attribute__((noinline)) void walk_chunk(const DepthwiseGrad<C>& d, const NormB
   const int64_t dy_row = d.out_width * d.channels, row = d.width * d.channels, line = d.out_width * L;
   const bool stages = staged(d);
   const int64_t together = stages ? kStaged : 1;
-  scratch += kApart / int64_t(sizeof(C));
+  scratch += kApart / int64_t(sizeof(C));  // 0.12 ms at 512 channels, 14 x 14 on two cores, without it 0.18
   Walk<C> w{};
   w.pixel = d.channels;
   w.width = d.width;

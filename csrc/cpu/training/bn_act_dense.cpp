@@ -56,7 +56,7 @@ template <class C> struct Forward {
   int64_t own_bytes() const {
     Arena arena;
     own(arena);
-    return arena.used();
+    return arena.used() + kApart;  // 1.3% of mobilenet_v1's pointwise forward passes on two cores
   }
   int64_t workspace() const {
     Arena arena;

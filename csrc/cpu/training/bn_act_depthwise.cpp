@@ -1,5 +1,5 @@
 #include "training/bn_act_depthwise.h"
-#include "engine/depthwise.h"
+#include "engine/depthwise_forward.h"
 #include "engine/entry.h"
 #include "engine/moments.h"
 #include "training/depthwise_chunks.h"
@@ -15,8 +15,16 @@ template <class C> struct Forward {
   bool in_place = p.type == compute_type<C> && !p.norm.mean && p.act == Act::none;  // x is u
   bool direct = p.type == compute_type<C>;                                          // y is written where it lies
   Cut cut = cut_rows(p.y, w.stride[0] * p.x.w * p.x.c * int64_t(sizeof(C)));
+  Depthwise<C> d;
+  bool walks = false;
 
-  explicit Forward(const BnActConv2dParams& params) : p(params) {}
+  explicit Forward(const BnActConv2dParams& params) : p(params) {
+    d.window = w;
+    d.height = p.x.h;
+    d.width = p.x.w;
+    d.channels = p.x.c;
+    walks = direct && p.y.pixel == p.y.c && depthwise_forward_fits(d, p.act);
+  }
 
   int64_t taps() const { return w.kernel[0] * w.kernel[1]; }
   struct Frame {
@@ -40,6 +48,7 @@ template <class C> struct Forward {
     C* y;
   };
   Scratch scratch(Arena& arena) const {
+    if (walks) return {arena.take<C>(depthwise_forward_scratch(d)), nullptr};
     const int64_t rows = (cut.step - 1) * w.stride[0] + w.dilation[0] * (w.kernel[0] - 1) + 1;
     C* const u = in_place ? nullptr : arena.take<C>((rows < p.x.h ? rows : p.x.h) * p.x.w * p.x.c);
     return {u, direct ? nullptr : arena.take<C>(p.y.w * p.y.c)};
@@ -56,8 +65,15 @@ template <class C> struct Forward {
   }
   int64_t workspace() const { return frame_bytes() + tasks * task_bytes(); }
 
-  void chunk(const Depthwise<C>& d, const Prologue<C>& prologue, int64_t i, const Scratch& s, C* part) const {
+  void chunk(const Prologue<C>& prologue, int64_t i, const Scratch& s, C* part) const {
     const int64_t n = cut.image(i), y = cut.row(i), rows = cut.height(i);
+    if (part) take_back(part, 2 * p.y.c);
+    if (walks) {
+      C* const to = reinterpret_cast<C*>(at(p.y.data, p.type, n * p.y.image + y * p.y.row()));
+      depthwise_forward<C>(d, prologue, static_cast<const C*>(p.x.data) + n * p.x.image, p.x.pixel, y, rows, p.y.w, to,
+                           part, part ? part + p.y.c : nullptr, s.u);
+      return;
+    }
     const int64_t first = d.first_row(y), last = d.last_row(y + rows - 1);
     const char* x = at(p.x.data, p.type, n * p.x.image + first * p.x.row());
     const C* in = reinterpret_cast<const C*>(x);
@@ -76,16 +92,11 @@ template <class C> struct Forward {
     if (part) moments<C>(out, p.type, p.y.pixel, rows * p.y.w, p.y.c, part, part + p.y.c);
   }
 
-  void run() const {
+  void run() {
     Arena arena(p.workspace);
     const Frame f = frame(arena);
     f.shared.fill(p, taps());
     if (p.bias) load_pixels<C>(p.bias, p.type, 0, 1, p.y.c, Prologue<C>{}, f.bias);
-    Depthwise<C> d;
-    d.window = w;
-    d.height = p.x.h;
-    d.width = p.x.w;
-    d.channels = p.x.c;
     d.weights = f.shared.packed;
     d.bias = f.bias;
     const Prologue<C> prologue = f.shared.prologue(p.act);
@@ -94,7 +105,7 @@ template <class C> struct Forward {
       const Scratch s = scratch(own);
       const Share part = share(cut.count(), task, tasks);
       for (int64_t i = part.first; i < part.last; ++i)
-        chunk(d, prologue, i, s, p.mean ? f.parts + i * 2 * p.y.c : nullptr);
+        chunk(prologue, i, s, p.mean ? f.parts + i * 2 * p.y.c : nullptr);
     });
     if (!p.mean) return;
     cut.counts(f.counts);
