@@ -43,6 +43,14 @@ inline void set_reciprocals(Tile& t) {
   t.by_sub_pitch = reciprocal(t.sub_pitch);
 }
 
+// Where max-pools of training leave the place of every maximum in its window (places.cuh): a byte a value, rows of `pitch` bytes a
+// pixel. whole: 16-byte chunks of values have aligned places that no other chunk shares.
+struct PlaceMap {
+  unsigned char* data;
+  int pitch;
+  bool whole;
+};
+
 struct ConvArgs {
   View x, out, residual;
   Geometry geometry;
@@ -72,6 +80,7 @@ struct ConvArgs {
   // Stem only: max-pool behind the convolution. tile_h x tile_w then counts convolution pixels, pooled_* the pool's.
   Geometry pool;
   int conv_height, conv_width, pooled_h, pooled_w, by_pooled_w;
+  PlaceMap places;  // of the pool's outputs, in training
 };
 
 // The second half of a fused pair: a matrix product whose A tile an earlier phase of the same kernel left in shared memory.

@@ -10,18 +10,26 @@ template <class Math, Shape kShape, template <class, int, int> class LoaderOf, i
 int launch_shape(const ConvPlan& plan, Stream stream) {
   using Block = ShapeOf<Math, kShape>;
   using Loader = LoaderOf<Math, Block::kThreads, kRows>;
-  return launch<implicit_gemm_kernel<Block, Loader, false>>(static_cast<unsigned>(plan.blocks),
-                                                            static_cast<unsigned>(plan.splits), 1, Block::kThreads,
-                                                            static_cast<unsigned>(plan.shared), stream, plan.args);
-}
-
-template <class Math, Shape kShape, bool kPooledOutput>
-int launch_gathered(const ConvPlan& plan, Stream stream) {
-  using Block = ShapeOf<Math, kShape>;
-  using Loader = GatherLoader<Math, Block::kThreads, shape_size(kShape).pointwise_rows()>;
-  return launch<implicit_gemm_kernel<Block, Loader, kPooledOutput>>(
+  return launch<implicit_gemm_kernel<Block, Loader, Output::tile>>(
       static_cast<unsigned>(plan.blocks), static_cast<unsigned>(plan.splits), 1, Block::kThreads,
       static_cast<unsigned>(plan.shared), stream, plan.args);
+}
+
+template <class Math, Shape kShape, Output kOutput>
+int launch_gathered_as(const ConvPlan& plan, Stream stream) {
+  using Block = ShapeOf<Math, kShape>;
+  using Loader = GatherLoader<Math, Block::kThreads, shape_size(kShape).pointwise_rows()>;
+  return launch<implicit_gemm_kernel<Block, Loader, kOutput>>(static_cast<unsigned>(plan.blocks),
+                                                              static_cast<unsigned>(plan.splits), 1, Block::kThreads,
+                                                              static_cast<unsigned>(plan.shared), stream, plan.args);
+}
+
+template <class Math, Shape kShape>
+int launch_gathered(const ConvPlan& plan, Stream stream) {
+  if (plan.args.places.data) return launch_gathered_as<Math, kShape, Output::placed>(plan, stream);
+  if (plan.pooled_output) return launch_gathered_as<Math, kShape, Output::pooled>(plan, stream);
+  if constexpr (kShape != Shape::tall) return launch_gathered_as<Math, kShape, Output::tile>(plan, stream);
+  else return -1;
 }
 
 constexpr int rows_of(Shape shape) { return shape_size(shape).pointwise_rows(); }
@@ -56,12 +64,9 @@ int launch_plan(const ConvPlan& plan, Stream stream) {
     case Load::pooled: return launch_shape<Math, Shape::low, PooledLoader, rows_of(Shape::low)>(plan, stream);
     case Load::gathered:
       if constexpr (sizeof(typename Math::Store) == 2)
-        if (plan.shape == Shape::tall) return launch_gathered<Math, Shape::tall, true>(plan, stream);
-      if (plan.shape == Shape::compact)
-        return plan.pooled_output ? launch_gathered<Math, Shape::compact, true>(plan, stream)
-                                  : launch_gathered<Math, Shape::compact, false>(plan, stream);
-      return plan.pooled_output ? launch_gathered<Math, Shape::mid, true>(plan, stream)
-                                : launch_gathered<Math, Shape::mid, false>(plan, stream);
+        if (plan.shape == Shape::tall) return launch_gathered<Math, Shape::tall>(plan, stream);
+      if (plan.shape == Shape::compact) return launch_gathered<Math, Shape::compact>(plan, stream);
+      return launch_gathered<Math, Shape::mid>(plan, stream);
   }
   return kUnknown;
 }

@@ -2,7 +2,9 @@
 // neighbouring threads writing neighbouring chunks of a pixel's channel slice.
 #pragma once
 
-#include "addressing.cuh"
+#include <type_traits>
+
+#include "places.cuh"
 
 namespace lightops::cuda {
 
@@ -80,9 +82,35 @@ LIGHTOPS_DEVICE void store_tile(const unsigned char* staged, const View& out, co
   store_tile<Math, kRows, kColumns, kThreads>(staged, out, residual, pixels, image, column, [](const Vec16&) {});
 }
 
+// The maximum over a pool window in words of values, or with its place.
+template <class Math>
+struct WordMaximum {
+  Vec16 best;
+  bool any = false;
+  LIGHTOPS_DEVICE void take(const Vec16& v, int) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) best.w[i] = any ? Math::max_word(best.w[i], v.w[i]) : v.w[i];
+    any = true;
+  }
+  LIGHTOPS_DEVICE Vec16 value() const { return best; }
+};
+template <class Math>
+struct PlacedMaximum {
+  FirstMaximum<Math> first;
+  bool any = false;
+  LIGHTOPS_DEVICE void take(const Vec16& raw, int at) {
+    float v[kChunkElements<Math>];
+    unpack<Math>(raw, v);
+#pragma unroll
+    for (int e = 0; e < kChunkElements<Math>; ++e) first.take(e, v[e], at);
+    any = true;
+  }
+  LIGHTOPS_DEVICE Vec16 value() const { return pack<Math>(first.best); }
+};
+
 // Stem: max over pool windows of the staged convolution tile. Windows may hang over the convolution's edge: what lies outside does
-// not count. Max keeps a NaN, as stock max-pooling does.
-template <class Math, int kColumns, int kThreads>
+// not count. Max keeps a NaN, as stock max-pooling does. kPlaces: the place of each maximum goes beside the outputs.
+template <class Math, int kColumns, int kThreads, bool kPlaces>
 LIGHTOPS_DEVICE void store_pooled_tile(const unsigned char* staged, const ConvArgs& a, TilePlace conv, int pool_y,
                                        int pool_x, int column) {
   constexpr int kElements = kChunkElements<Math>, kChunks = kColumns / kElements;
@@ -96,19 +124,21 @@ LIGHTOPS_DEVICE void store_pooled_tile(const unsigned char* staged, const ConvAr
                                        ((y0 - conv.y) * a.tile.tile_w + x0 - conv.x) * kStagedPitch<Math, kColumns> +
                                        n * static_cast<int>(sizeof(typename Math::Store));
     const bool inside = y0 >= 0 && y0 + g.kernel_h <= a.conv_height && x0 >= 0 && x0 + g.kernel_w <= a.conv_width;
-    Vec16 best;
-    bool any = false;
+    std::conditional_t<kPlaces, PlacedMaximum<Math>, WordMaximum<Math>> most;
     for (int ky = 0; ky < g.kernel_h; ++ky)
       for (int kx = 0; kx < g.kernel_w; ++kx) {
         if (!on || (!inside && (y0 + ky < 0 || y0 + ky >= a.conv_height || x0 + kx < 0 || x0 + kx >= a.conv_width)))
           continue;
-        const Vec16 v = load_shared<Vec16>(first + (ky * a.tile.tile_w + kx) * kStagedPitch<Math, kColumns>);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) best.w[i] = any ? Math::max_word(best.w[i], v.w[i]) : v.w[i];
-        any = true;
+        most.take(load_shared<Vec16>(first + (ky * a.tile.tile_w + kx) * kStagedPitch<Math, kColumns>),
+                  ky * g.kernel_w + kx);
       }
     const int64_t pixel = on ? static_cast<int64_t>(py) * a.out.width + px : 0;
-    store_chunk<Math>(a.out, pixel_offset(a.out, conv.image, pixel), column + n, best, any);
+    store_chunk<Math>(a.out, pixel_offset(a.out, conv.image, pixel), column + n, most.value(), most.any);
+    if constexpr (kPlaces) {
+      const int64_t pixels = static_cast<int64_t>(a.out.height) * a.out.width;
+      if (most.any)
+        store_places<Math>(a.places, conv.image * pixels + pixel, column + n, a.out.channels, most.first.places());
+    }
   }
 }
 

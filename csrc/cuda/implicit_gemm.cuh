@@ -164,8 +164,11 @@ LIGHTOPS_DEVICE void accumulate(const ConvArgs& a, Loader& loader, unsigned char
   sync_threads();  // the stages are reused by the epilogue
 }
 
+// What a block stores: its tile; the maxima of pool windows over it; these with their places.
+enum class Output : int { tile, pooled, placed };
+
 // Grid: x = tile * column tiles + column tile (column tiles of one tile run together, so that A comes from L2), y = split.
-template <class Block, class Loader, bool kPooledOutput>
+template <class Block, class Loader, Output kOutput>
 LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(Block::kThreads, Block::kBlocks)
     implicit_gemm_kernel(LIGHTOPS_PARAMS(ConvArgs) a) {
   using Math = typename Block::Math;
@@ -174,7 +177,7 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(Block::kThreads, Block::kBlocks)
   const int tile = block_x() / a.column_tiles, column = (block_x() - tile * a.column_tiles) * Block::kN;
   TilePlace place = place_tile(a.tile, tile);
   int pool_y = 0, pool_x = 0;
-  if (kPooledOutput) {
+  if (kOutput != Output::tile) {
     // The tile counts pool outputs; the convolution pixels they need start here (perhaps outside, where nothing is read).
     pool_y = place.y / a.tile.tile_h * a.pooled_h;
     pool_x = place.x / a.tile.tile_w * a.pooled_w;
@@ -203,8 +206,9 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(Block::kThreads, Block::kBlocks)
   stage_tile<Math, Block::kN>(shared, sums, Block::warp_row(), Block::warp_column(), tables.bias,
                               Activation<Math>(a.act));
   sync_threads();
-  if constexpr (kPooledOutput) {
-    store_pooled_tile<Math, Block::kN, Block::kThreads>(shared, a, place, pool_y, pool_x, column);
+  if constexpr (kOutput != Output::tile) {
+    store_pooled_tile<Math, Block::kN, Block::kThreads, kOutput == Output::placed>(shared, a, place, pool_y, pool_x,
+                                                                                   column);
   } else if (a.moments) {
     using Moments = TileMoments<Math, Block::kN, Block::kThreads>;
     static_assert(Moments::kBytes <= Block::kM * kStagedPitch<Math, Block::kN>,

@@ -162,6 +162,12 @@ Geometry geometry_of(const Window& w) {
           static_cast<int>(w.dilation[0]), static_cast<int>(w.dilation[1])};
 }
 
+PlaceMap place_map(unsigned char* data, int64_t channels, int element_bytes) {
+  const int chunk = kChunkBytes / element_bytes;
+  return {data, static_cast<int>(channels),
+          channels % chunk == 0 && reinterpret_cast<std::uintptr_t>(data) % chunk == 0};
+}
+
 ConvPlan plan_conv(const ConvProblem& p, const Device& device) {
   ConvPlan plan;
   ConvArgs& a = plan.args;
@@ -209,6 +215,7 @@ ConvPlan plan_conv(const ConvProblem& p, const Device& device) {
     a.pool = geometry_of(p.pool);
     a.conv_height = static_cast<int>(p.window.out(0, p.x.h));
     a.conv_width = static_cast<int>(p.window.out(1, p.x.w));
+    a.places = place_map(p.places, p.out.c, p.element_bytes);
   }
   if (plan.load == Load::pointwise) {
     const bool whole =

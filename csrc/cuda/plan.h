@@ -24,6 +24,7 @@ struct ConvPlan {
 
 View view_of(const Nhwc& tensor, int element_bytes);
 Geometry geometry_of(const Window& window);
+PlaceMap place_map(unsigned char* data, int64_t channels, int element_bytes);  // of a dense tensor
 int element_bytes(DType type);  // 0: not a type the kernels have
 
 // What keeps eight neighbouring outputs in different banks where they wrap to the tile's next line: unused rows between the halo's
@@ -60,6 +61,7 @@ struct ConvProblem {
   bool planar = false;  // x is NCHW (gathered only)
   bool pooled = false;  // stem: max-pool behind the convolution
   Window pool;
+  unsigned char* places = nullptr;  // pooled: [N, H', W', O], dense; null: not wanted
   // Training: where the kernel leaves statistics of the output (ConvArgs::moments), of as many tiles as conv_parts says.
   float *moments = nullptr, *counts = nullptr;
 };

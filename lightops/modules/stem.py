@@ -74,8 +74,8 @@ class StemPiece(Piece):
         window = (pool.kernel,) * 2, (pool.stride,) * 2, (pool.padding,) * 2, pool.ceil_mode
         pending = flow.norm is not None or flow.act != "none"
         if conv.bn is None and not pending and training.stem_train_fits(flow.raw, conv.act, window[0]):
-            geometry = conv.stride, conv.padding, conv.act, *window
-            return flow.plain(training.stem_train(flow.raw, conv.weight, conv.bias, *geometry))
+            weight, bias = (None if t is None else t.to(flow.raw.dtype) for t in (conv.weight, conv.bias))
+            return flow.plain(training.stem_train(flow.raw, weight, bias, conv.stride, conv.padding, conv.act, *window))
         return flow.conv(conv).max_pool(*window)
 
 

@@ -54,8 +54,8 @@ GEMM_MUTANTS = {
     ),
     "bias: last part left out": (
         "training/channel_sum.cu",
-        "a.x.channels, a.pass.parts}",
-        "a.x.channels, a.pass.parts - 1}",
+        "(a.sums, a.pass.parts, a.x",
+        "(a.sums, a.pass.parts - 1, a.x",
         ["wgrad"],
     ),
     "taps not turned round": (

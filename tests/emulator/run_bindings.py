@@ -96,6 +96,11 @@ def gradients() -> None:
     agree(training.dense_block_train(x, *rest, 8, 32).buffer, want, [x, *params])
     weights = [leaf(12, 16, 1, 1), leaf(12), leaf(24, 12, 1, 1), leaf(24), leaf(20, 12, 3, 3), leaf(20)]
     agree(training.fire_train(x, *weights), kernels["fire_train"].reference(x, *weights, 0), [x, *weights])
+    picture, weights = torch.randn(2, 3, 33, 31), [leaf(24, 3, 3, 3), leaf(24)]
+    geometry = ([2, 2], [0, 0], 1, [3, 3], [2, 2], [0, 0], True)
+    assert kernels["stem_train"].reason((picture, *weights, *geometry)) == ""
+    want = kernels["stem_train"].reference(picture, *weights, *geometry)[0]
+    agree(training.stem_train(picture, *weights, *geometry[:2], "relu", *geometry[3:]), want, weights)
 
 
 def networks() -> None:
@@ -104,7 +109,7 @@ def networks() -> None:
     torch.ops.load_library = lambda path: None
     import lightops
     from lightops.bench.training import distance
-    from lightops.networks import DenseNet, MobileNetV1, MobileNetV2
+    from lightops.networks import DenseNet, MobileNetV1, MobileNetV2, SqueezeNet
 
     def step(model, x) -> dict:
         torch.manual_seed(1)  # dropout
@@ -116,6 +121,7 @@ def networks() -> None:
     for make, most in (
         (lambda: DenseNet(8, (2, 3), 16, num_classes=10, small_input=True), 1e-3),
         (lambda: DenseNet(8, (2, 2), 16, bn_size=0, num_classes=10, small_input=True), 1e-3),
+        (lambda: SqueezeNet([(8, 16, 16), (8, 24, 24)], (16, 3, 2), (1,), num_classes=10), 1e-3),
         (lambda: MobileNetV1(0.125, num_classes=10, small_input=True), 1e-3),
         # Its last maps are 1x1, four values a norm: on eight seeds stock in float32 is 3e-4 to 3e-2 from float64.
         (lambda: MobileNetV2(0.1, num_classes=10), 0.1),

@@ -130,12 +130,39 @@ def strided_gradient(c: int, o: int, hw: int) -> Call:
     return call
 
 
+def stem(o: int, hw: int) -> Call:
+    """SqueezeNet's, on an image of 224 x 224; chunks of its three channels are parts of sectors."""
+    x, out, places = image(3, 224), image(o, hw), places_of(o, hw)
+    w, b = torch.randn(o, 3, 3, 3).to(DTYPE), torch.randn(o).to(DTYPE)
+    call = Call("stem_train", [DTYPE_CODES[DTYPE]], {}, {"out": out, "places": places}, {"x": x, "w": w, "b": b})
+    call.fields += [*nhwc_fields(x), *nhwc_fields(out), *map(pointer, (places, w, b)), RELU]
+    call.fields += [*window_fields(3, 2, 0), *window_fields(3, 2, 0)]
+    return call
+
+
+def stem_backward(o: int, hw: int) -> Call:
+    x, dout, out, places = image(3, 224), image(o, hw), image(o, hw), places_of(o, hw)
+    grads = {"dw": torch.empty(o, 3, 3, 3, dtype=DTYPE), "db": torch.empty(o, dtype=DTYPE)}
+    read = {"dout": dout, "out": out, "places": places}
+    call = Call("stem_train_backward", [DTYPE_CODES[DTYPE]], read, {}, {"x": x} | grads)
+    call.fields += [*nhwc_fields(x), *nhwc_fields(dout), *nhwc_fields(out), pointer(places), RELU]
+    call.fields += [*window_fields(3, 2, 0), *window_fields(3, 2, 0), 0, *nhwc_fields(None)]
+    call.fields += map(pointer, grads.values())
+    return call
+
+
+def places_of(o: int, hw: int) -> Tensor:
+    return torch.randint(0, 9, (1, hw, hw, o), dtype=torch.uint8).permute(0, 3, 1, 2)
+
+
 # A single image is cut finest: strips of seven rows, which read nine, and blocks of 32 columns, which read 34; of dy at
 # stride 2, eight rows and 18 columns for 16. A batch of 256 has strips of 28 rows and blocks of whole rows.
 STRIP, STRIP_STRIDED = 9 / 7 * 34 / 32 * 1.01, 8 / 7 * 18 / 16
 # Blocks of a row or so: a pooled row reads three rows of x, two of them new; a row of x reads up to two pooled ones.
 POOL, POOL_GRADIENT = 1.25, 2.75
 STRIDED_GRADIENT = 4.3
+# Three channels of a pixel are gathered value by value: at stride 2 neighbouring pixels are three words apart.
+CONFLICTS = {"stem_train": 0.1}
 # What is moved of each tensor, times its size. Two passes over x where batch statistics need their sums first.
 NETWORK = {
     "densenet121 norm of a block's buffer": (batch_stats, (256, 56), {"x": 1}),
@@ -158,6 +185,12 @@ NETWORK = {
     "mobilenet_v1 dw3, backward": (depthwise_backward, (64, 112, 2), {"x": 2, "dy": 2 * STRIP_STRIDED, "dx": 1}),
     "mobilenet_v1 dw6, backward": (depthwise_backward, (256, 28, 1), {"x": 2, "dy": 2 * STRIP, "dx": 1}),
     "mobilenet_v1 dw14, backward": (depthwise_backward, (1024, 7, 1), {"x": 2, "dy": 2, "dx": 1}),
+    "squeezenet1_1 stem": (stem, (64, 55), {"out": 1, "places": 1}),
+    "squeezenet1_1 stem, backward": (
+        stem_backward,
+        (64, 55),
+        dict.fromkeys(("dout", "out", "places"), POOL_GRADIENT),
+    ),
     # Four classes of pixels read dy, a quarter of dx in size, three of them with a border.
     "3x3 at stride 2, input gradient": (strided_gradient, (64, 64, 56), {"dy": STRIDED_GRADIENT, "dx": 1}),
 }
@@ -178,7 +211,7 @@ def check_traffic(emulator, call: Call, times: dict[str, float], gpu: Gpu) -> No
         assert way["requested"] / way["sector_bytes"] >= 0.999, f"{label} is moved in parts of sectors"
     assert set(c["written"]) - {"workspace"} <= set(call.written | call.vectors)
     if c["shared_wavefronts"]:
-        assert 1 - c["shared_ideal"] / c["shared_wavefronts"] <= 0.05, c["conflicts"]
+        assert 1 - c["shared_ideal"] / c["shared_wavefronts"] <= CONFLICTS.get(call.op, 0.05), c["conflicts"]
 
 
 @pytest.mark.parametrize("name", NETWORK)
@@ -186,3 +219,19 @@ def test_tensors_move_as_often_as_they_must(emulator, name):
     build, args, times = NETWORK[name]
     torch.manual_seed(0)
     check_traffic(emulator, build(*args), times, Gpu(132))
+
+
+def test_the_stem_stores_its_map_in_the_backward_pass_alone(emulator):
+    """Forward the workspace has packed weights and the bias; backward the map's gradient, written once and read once,
+    and partial sums of the weight gradient."""
+    torch.manual_seed(0)
+    gradient, moved = 111 * 111 * 64 * 2, []
+    for call in (stem(64, 55), stem_backward(64, 55)):
+        regions = [(t, True, label) for label, t in (call.read | call.written | call.vectors).items()]
+        outcome = emulator.run(call.op, call.fields, regions, Gpu(132), counting=True)
+        assert (outcome.refusal, outcome.faults) == (None, [])
+        moved.append([outcome.counters[way]["workspace"]["block_bytes"] for way in ("written", "read")])
+    assert moved[0][0] <= 0.01 * gradient
+    # A single image is split over 98 blocks, each with a gradient of its own.
+    partial = 98 * 64 * 27 * 4
+    assert all(gradient <= m <= 1.03 * (gradient + partial) for m in moved[1])

@@ -69,7 +69,7 @@ def test_two_runs_agree_bitwise_on_another_stream_and_in_a_graph(op):
     with torch.cuda.graph(graph):
         captured = call(case, arguments)
     for t in captured:
-        t.fill_(float("nan"))
+        t.fill_(float("nan") if t.is_floating_point() else 77)  # the places of a stem are bytes
     graph.replay()
     torch.cuda.synchronize()
     for got in (again, captured):
@@ -109,7 +109,7 @@ def gradients(model: nn.Module, x: torch.Tensor, labels: torch.Tensor) -> dict[s
     return found
 
 
-@pytest.mark.parametrize("name", ["densenet121", "mobilenet_v1", "mobilenet_v2"])
+@pytest.mark.parametrize("name", ["densenet121", "mobilenet_v1", "mobilenet_v2", "squeezenet1_1"])
 def test_a_network_trains_as_stock_does_in_float64(name):
     model, x, labels = small(name)
     exact, ours = copy.deepcopy(model).double(), copy.deepcopy(model)

@@ -2,59 +2,20 @@
 // takes the two sums, which need no other pixel; a pass over x gathers the windows that chose a pixel, two or three of them as a rule.
 // So x is read twice and nothing of its size but dx is written.
 #include "lightops/training/cuda.h"
-#include "plan.h"
-#include "training/channel_pass.cuh"
 #include "training/norm.h"
+#include "training/windows.cuh"
 
 namespace lightops::cuda {
 namespace {
 
-struct WindowArgs {
+struct WindowArgs : Windows {
   ChannelPass pass;  // of the windows; in gather_kernel of x
-  View x, y, dx;  // y: out, or dy
+  View dx;
   NormArgs norm;
   int act;
-  Geometry window;
-  float by_stride_h, by_stride_w;
-  unsigned char* places;  // [images][windows][place_pitch]: place of the maximum, ky * kernel_w + kx
-  int place_pitch;
   float* sums;  // or null
   const float *slope, *constant;
 };
-
-// number / divisor for numbers below 2^20 and by = 1 / divisor: half a step away from the next integer, rounding does not reach it.
-constexpr int kQuotientLimit = 1 << 20;
-LIGHTOPS_DEVICE int quotient(int number, float by) {
-  return static_cast<int>((static_cast<float>(number) + 0.5f) * by);
-}
-
-// The places of a chunk of channels, a byte each. Their rows are whole chunks whatever x's are.
-template <class Math>
-struct alignas(kChunkElements<Math>) Places {
-  uint32_t w[kChunkElements<Math> / 4];
-};
-template <class Math>
-LIGHTOPS_DEVICE Places<Math>* places_of(const WindowArgs& a, Pixel p, int channel) {
-  const int64_t window = (static_cast<int64_t>(p.image) * a.y.height + p.row) * a.y.width + p.column;
-  return reinterpret_cast<Places<Math>*>(a.places + window * a.place_pitch + channel);
-}
-
-// body(place, chunk at it) for the pixels of a window that lie inside the map.
-template <class Math, class Body>
-LIGHTOPS_DEVICE void each_in_window(const WindowArgs& a, Pixel p, int channel, const Body& body) {
-  const Geometry& g = a.window;
-  const int y0 = p.row * g.stride_h - g.pad_h, x0 = p.column * g.stride_w - g.pad_w;
-  for (int ky = 0; ky < g.kernel_h; ++ky) {
-    const int y = y0 + ky;
-    if (y < 0 || y >= a.x.height) continue;
-#pragma unroll 3
-    for (int kx = 0; kx < g.kernel_w; ++kx) {
-      const int x = x0 + kx;
-      if (x < 0 || x >= a.x.width) continue;
-      body(ky * g.kernel_w + kx, load_chunk<Math>(a.x, pixel_offset(a.x, p.image, y * a.x.width + x), channel, true));
-    }
-  }
-}
 
 // u of a chunk, rounded as if it had been stored.
 template <class Math>
@@ -101,28 +62,16 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kPassThreads, 2) find_kernel(LIGHTOPS_PAR
   load_vector(mean, a.norm.mean, c, a.x.channels, thread.on);
   thread.template each<1>([](int, Pixel) {},
                           [&](int, Pixel p) {
-                            float best[kElements], from[kElements];
-                            int place[kElements];
-#pragma unroll
-                            for (int e = 0; e < kElements; ++e)
-                              best[e] = bits_to_float(0xff800000u), from[e] = 0.f, place[e] = -1;
+                            FirstMaximum<Math> most;
+                            float from[kElements] = {};
                             each_in_window<Math>(a, p, c, [&](int at, const Vec16& raw) {
                               float x[kElements], u[kElements];
                               unpack<Math>(raw, x);
                               unpack<Math>(normalised(norm, act, raw), u);
 #pragma unroll
-                              for (int e = 0; e < kElements; ++e) {
-                                const bool better = u[e] > best[e] || u[e] != u[e] || place[e] < 0;
-                                best[e] = better ? u[e] : best[e];
-                                from[e] = better ? x[e] : from[e];
-                                place[e] = better ? at : place[e];
-                              }
+                              for (int e = 0; e < kElements; ++e) from[e] = most.take(e, u[e], at) ? x[e] : from[e];
                             });
-                            Places<Math> packed{};
-#pragma unroll
-                            for (int e = 0; e < kElements; ++e)
-                              packed.w[e / 4] |= static_cast<uint32_t>(place[e] & 255) << (e % 4 * 8);
-                            store_global(places_of<Math>(a, p, c), packed);
+                            store_places<Math>(a.places, window_number(a, p), c, a.x.channels, most.places());
                             if (!a.sums) return;
                             float dz[kElements], z[kElements];
                             unpack<Math>(load_chunk<Math>(a.y, offset_of(a.y, p), c, true), dz);
@@ -150,7 +99,6 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kPassThreads, 2) gather_kernel(LIGHTOPS_P
   constexpr int kElements = kChunkElements<Math>;
   const PassThread<Math> thread(a.pass, a.x.channels, block_y());
   const int c = thread.channel;
-  const Geometry& g = a.window;
   const ThreadNorm<kElements> norm(a.norm, c, a.x.channels, thread.on);
   const Slope through(a.act);
   float mean[kElements], slope[kElements], constant[kElements];
@@ -161,25 +109,9 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kPassThreads, 2) gather_kernel(LIGHTOPS_P
                           [&](int, Pixel p) {
                             const Vec16 raw = load_chunk<Math>(a.x, offset_of(a.x, p), c, true);
                             float dz[kElements] = {};
-                            // The windows over a pixel are those that start at most kernel - 1 before it.
-                            const int y = p.row + g.pad_h, x = p.column + g.pad_w;
-                            const int last_y = quotient(y, a.by_stride_h), last_x = quotient(x, a.by_stride_w);
-                            for (int oy = last_y; oy >= 0 && y - oy * g.stride_h < g.kernel_h; --oy) {
-                              if (oy >= a.y.height) continue;
-#pragma unroll 2
-                              for (int ox = last_x; ox >= 0 && x - ox * g.stride_w < g.kernel_w; --ox) {
-                                if (ox >= a.y.width) continue;
-                                const Pixel at{p.image, oy, ox, true};
-                                const auto mine =
-                                    static_cast<uint32_t>((y - oy * g.stride_h) * g.kernel_w + x - ox * g.stride_w);
-                                const Places<Math> chosen = load_global(places_of<Math>(a, at, c));
-                                float dy[kElements];
-                                unpack<Math>(load_chunk<Math>(a.y, offset_of(a.y, at), c, true), dy);
-#pragma unroll
-                                for (int e = 0; e < kElements; ++e)
-                                  dz[e] += (chosen.w[e / 4] >> (e % 4 * 8) & 255u) == mine ? dy[e] : 0.f;
-                              }
-                            }
+                            gather_windows<Math>(a, p, c, dz, [&](Pixel at, float (&dy)[kElements]) {
+                              unpack<Math>(load_chunk<Math>(a.y, offset_of(a.y, at), c, true), dy);
+                            });
                             float v[kElements], z[kElements];
                             unpack<Math>(raw, v);
 #pragma unroll
@@ -209,25 +141,13 @@ int launch_gather(const WindowArgs& a, Stream stream) {
 
 template <class Params>
 WindowArgs window_args(const Params& p, const Nhwc& y) {
-  WindowArgs a{};
   const int bytes = element_bytes(p.type);
+  WindowArgs a{};
+  static_cast<Windows&>(a) = windows_of(view_of(p.x, bytes), view_of(y, bytes), p.window);
   a.pass = plan_pass(y, bytes);
-  a.x = view_of(p.x, bytes);
-  a.y = view_of(y, bytes);
   a.norm = norm_args(p.norm);
   a.act = static_cast<int>(p.act);
-  a.window = geometry_of(p.window);
-  a.by_stride_h = 1.f / static_cast<float>(a.window.stride_h);
-  a.by_stride_w = 1.f / static_cast<float>(a.window.stride_w);
-  a.place_pitch = packed_row(p.x.c, bytes);
   return a;
-}
-
-const char* window_refusal(const Nhwc& x, const Window& w, DType type) {
-  if (const char* refusal = pass_refusal(x, type)) return refusal;
-  if (x.h >= kQuotientLimit || x.w >= kQuotientLimit) return "a map of 2^20 rows or columns";
-  if (w.kernel[0] * w.kernel[1] > 255) return "a window of more than 255 pixels";
-  return nullptr;
 }
 
 struct BackwardPieces {
@@ -276,7 +196,7 @@ Result bn_act_max_pool2d_backward_cuda(const BnActMaxPool2dBackwardParams& p, co
   const BackwardPieces b = pieces_of(p);
   WindowArgs a = window_args(p, p.dy);
   a.dx = view_of(p.dx, element_bytes(p.type));
-  a.places = b.places;
+  a.places = {b.places, packed_row(p.x.c, element_bytes(p.type)), true};
   a.sums = b.sums;
   if (const int error = find(a, static_cast<Stream>(stream))) return {nullptr, error};
   if (p.norm.mean) {

@@ -51,13 +51,14 @@ struct SumMerge {
 };
 
 template <class Math>
-int launch_sum(const SumArgs& a, void* out, Stream stream) {
-  const int error =
-      launch<channel_sum_kernel<Math>>(static_cast<unsigned>(a.pass.groups), static_cast<unsigned>(a.pass.parts), 1,
-                                       kPassThreads, kSumBytes<kChunkElements<Math>, 1>, stream, a);
-  if (error) return error;
-  return launch_merge(SumMerge<Math>{a.sums, static_cast<typename Math::Store*>(out), a.x.channels, a.pass.parts},
-                      stream);
+int launch_sum(const SumArgs& a, Stream stream) {
+  return launch<channel_sum_kernel<Math>>(static_cast<unsigned>(a.pass.groups), static_cast<unsigned>(a.pass.parts), 1,
+                                          kPassThreads, kSumBytes<kChunkElements<Math>, 1>, stream, a);
+}
+
+template <class Math>
+int merge_sums(const float* sums, int parts, int channels, void* out, Stream stream) {
+  return launch_merge(SumMerge<Math>{sums, static_cast<typename Math::Store*>(out), channels, parts}, stream);
 }
 
 SumArgs plan_sum(Nhwc x, DType type) {
@@ -80,9 +81,18 @@ Result run_channel_sum(const Nhwc& x, DType type, void* out, void* workspace, St
   SumArgs a = plan_sum(x, type);
   a.sums = static_cast<float*>(workspace);
   const auto stream = static_cast<Stream>(handle);
-  return {nullptr, type == DType::f16    ? launch_sum<F16>(a, out, stream)
-                   : type == DType::bf16 ? launch_sum<BF16>(a, out, stream)
-                                         : launch_sum<F32>(a, out, stream)};
+  const int error = type == DType::f16    ? launch_sum<F16>(a, stream)
+                    : type == DType::bf16 ? launch_sum<BF16>(a, stream)
+                                          : launch_sum<F32>(a, stream);
+  if (error) return {nullptr, error};
+  return run_merge_channel_sums(a.sums, a.pass.parts, a.x.channels, type, out, handle);
+}
+
+Result run_merge_channel_sums(const float* sums, int parts, int channels, DType type, void* out, StreamHandle handle) {
+  const auto stream = static_cast<Stream>(handle);
+  return {nullptr, type == DType::f16    ? merge_sums<F16>(sums, parts, channels, out, stream)
+                   : type == DType::bf16 ? merge_sums<BF16>(sums, parts, channels, out, stream)
+                                         : merge_sums<F32>(sums, parts, channels, out, stream)};
 }
 
 }  // namespace lightops::cuda

@@ -138,11 +138,23 @@ struct WgradLoader {
       cp_async16(to, element<Math>(v, on ? offset + channel : 0), on);
       return;
     }
-    // Channels that are not whole chunks, one by one: eight values at once would not fit the registers.
-#pragma unroll 1
-    for (int e = 0; e < kElements; ++e) {
+    // Channels that are not whole chunks come one by one. Stored one by one they meet banks four at a time, which counts where all of x
+    // is such (an image); elsewhere eight values at once would not fit the registers.
+    const auto load = [&](int e) {
       const bool some = on && channel + e < v.channels;
-      store_shared(to + e * Block::kBytes, load_global(element<Math>(v, some ? offset + channel + e : 0), some));
+      return load_global(element<Math>(v, some ? offset + channel + e : 0), some);
+    };
+    if constexpr (Block::kIn <= 8) {
+      Vec16 raw{};
+#pragma unroll
+      for (int e = 0; e < kElements; ++e) {
+        if constexpr (Block::kBytes == 4) raw.w[e] = float_to_bits(load(e));
+        else raw.w[e / 2] |= static_cast<uint32_t>(load(e)) << (e % 2 * 16);
+      }
+      store_shared(to, raw);
+    } else {
+#pragma unroll 1
+      for (int e = 0; e < kElements; ++e) store_shared(to + e * Block::kBytes, load(e));
     }
   }
 

@@ -97,9 +97,9 @@ Tensor Call::new_tensor(const std::vector<int64_t>& size, ScalarType type) const
   return torch::stable::empty({size.data(), size.size()}, type, std::nullopt, x_.device());
 }
 
-Tensor Call::new_image(int64_t n, int64_t c, int64_t h, int64_t w) const {
+Tensor Call::new_image(int64_t n, int64_t c, int64_t h, int64_t w, ScalarType type) const {
   const int64_t size[4] = {n, c, h, w};
-  return torch::stable::empty({size, 4}, x_.scalar_type(), std::nullopt, x_.device(), std::nullopt,
+  return torch::stable::empty({size, 4}, type, std::nullopt, x_.device(), std::nullopt,
                               torch::headeronly::MemoryFormat::ChannelsLast);
 }
 

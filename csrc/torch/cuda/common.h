@@ -36,6 +36,7 @@ class Call {
   const void* vector(const char* name, const Tensor& t, int64_t elements) const;
   const void* vector(const char* name, const OptionalTensor& t, int64_t elements) const;
 
+  void check_device(const char* name, const Tensor& t) const;
   // Any tensor of x's type and of the given size, on its device.
   void check_like_x(const char* name, const Tensor& t, std::initializer_list<int64_t> size) const;
   // A contiguous tensor of x's type and of the given size.
@@ -43,7 +44,8 @@ class Call {
 
   ScalarType scalar() const { return x_.scalar_type(); }
   Tensor new_tensor(const std::vector<int64_t>& size, ScalarType type) const;
-  Tensor new_image(int64_t n, int64_t c, int64_t h, int64_t w) const;
+  Tensor new_image(int64_t n, int64_t c, int64_t h, int64_t w) const { return new_image(n, c, h, w, scalar()); }
+  Tensor new_image(int64_t n, int64_t c, int64_t h, int64_t w, ScalarType type) const;
   Tensor new_bytes(int64_t bytes) const;
 
   // Everything is checked and allocated by now: workspace on the current stream's pool, then the launch on that stream.
@@ -67,7 +69,6 @@ class Call {
   };
   Ready prepare() const;
   void report(const cuda::Result& result) const;
-  void check_device(const char* name, const Tensor& t) const;
 
   const Tensor& x_;
   int32_t index_;

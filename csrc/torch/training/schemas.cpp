@@ -5,6 +5,7 @@
 #define PROLOGUE "Tensor? mean, Tensor? var, Tensor? gamma, Tensor? beta, float eps, int act"
 #define CONVOLUTION "int[2] stride, int[2] padding, int[2] dilation, int groups, bool pool"
 #define POOL "int[2] kernel, int[2] stride, int[2] padding, bool ceil_mode"
+#define STEM "int[2] stride, int[2] padding, int act, int[2] pool_kernel, int[2] pool_stride, int[2] pool_padding"
 #define LAYERS "Tensor?[] params, float[] eps, Tensor?[] frozen, Tensor?[] masks, int growth, int bottleneck, int algo"
 #define NORM_GRADIENTS "Tensor dx, Tensor dgamma, Tensor dbeta"
 
@@ -32,4 +33,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(lightops, m) {
   m.def(
       "fire_train_backward(Tensor dout, Tensor x, Tensor out, Tensor ws, Tensor? bs, Tensor w1, Tensor w3, int algo, "
       "bool[] needs) -> (Tensor dx, Tensor dws, Tensor dbs, Tensor dw1, Tensor db1, Tensor dw3, Tensor db3)");
+  m.def("stem_train(Tensor x, Tensor weight, Tensor? bias, " STEM ", bool ceil_mode) -> (Tensor out, Tensor places)");
+  m.def("stem_train_backward(Tensor dout, Tensor x, Tensor out, Tensor places, Tensor weight, " STEM
+        ", bool[] needs) -> (Tensor dx, Tensor dweight, Tensor dbias)");
 }

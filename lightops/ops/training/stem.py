@@ -7,13 +7,14 @@ from torch import Tensor
 
 from lightops.ops._check import check_act, pool_out_size
 from lightops.ops._native import ACT_CODE, to_nhwc
-from lightops.ops.training._op import define, differentiate, innermost, nhwc_input
+from lightops.ops.training._op import TRAINING_DTYPES, define, differentiate, innermost, nhwc_input
 from lightops.ops.training.bn_act_conv2d import like
 from lightops.reference import ACTIVATIONS
 from lightops.reference import training as reference
 
 _GEOMETRY = "int[2] stride, int[2] padding, int act, int[2] pool_kernel, int[2] pool_stride, int[2] pool_padding"
-_EXACT = (torch.float32, torch.float64)
+# On the CPU a sixteen-bit map between convolution and pool is small change: its kernels are for exact types.
+_DTYPES = {"cpu": (torch.float32, torch.float64), "cuda": TRAINING_DTYPES["cuda"]}
 
 
 def stem_train(
@@ -35,8 +36,10 @@ def stem_train(
 
     Shapes: x `[N, C, H, W]`, any strides; weight `[O, C, kh, kw]`; bias `[O]`; result `[N, O, H', W']`, channels
     innermost, sizes as `nn.MaxPool2d`'s. act "none" or "relu"; windows of at most 256 pixels.
-    dtypes: float32, float64 of all tensors alike; others are computed by the reference.
-    Differentiable in every tensor; the gradient of x, which an image does not need, is taken by the reference.
+    dtypes: float32, float64 on the CPU, float32, float16, bfloat16 in CUDA, of all tensors alike; others are computed
+    by the reference.
+    Differentiable in every tensor; the gradient of x, which an image does not need, is taken by the reference on the
+    CPU.
     Raises: TypeError for a non-tensor; ValueError for a non-4-D x or an unknown act; RuntimeError for a dtype,
     device, shape or channel mismatch, an illegal geometry or a window larger than the padded input.
     """
@@ -47,10 +50,22 @@ def stem_train(
 
 
 def stem_train_fits(x: Tensor, act: str, pool_kernel: tuple[int, int]) -> bool:
-    """Whether kernels take both directions: an image on the CPU that needs no gradient, in an exact dtype."""
-    if x.device.type != "cpu" or x.dtype not in _EXACT or (torch.is_grad_enabled() and x.requires_grad):
-        return False
-    return act in ("none", "relu") and pool_kernel[0] * pool_kernel[1] <= 256
+    """Whether kernels take both directions: on the CPU of an image that needs no gradient."""
+    wanted = torch.is_grad_enabled() and x.requires_grad
+    return not _reason(x, act, pool_kernel, wanted)
+
+
+def _reason(x: Tensor, act: str, pool_kernel: Any, wanted: bool) -> str:
+    """Why no kernel takes such a call; `wanted`: the gradient of x is."""
+    device = x.device.type
+    if x.dtype not in _DTYPES.get(device, ()):
+        return f"dtype {x.dtype} has no kernel for {device}"
+    if wanted and device == "cpu":
+        return "the gradient of the image has no kernel"
+    if act not in ("none", "relu"):
+        return f"{act} has no kernel"
+    pixels = pool_kernel[0] * pool_kernel[1]
+    return "" if pixels <= 256 else f"a window of {pixels} pixels has no kernel"
 
 
 def _reference(x: Tensor, weight: Tensor, bias: Any, stride: Any, padding: Any, act: int, *pool: Any) -> Any:
@@ -133,14 +148,8 @@ def _backward(ctx: Any, dout: Tensor | None, *_: None) -> tuple:
 
 
 def _supports(arguments: dict[str, Any]) -> str:
-    if arguments.get("needs", (False,))[0]:
-        return "the gradient of the image has no kernel"
-    if arguments["x"].dtype not in _EXACT:
-        return f"dtype {arguments['x'].dtype} has no kernel"
-    if ACTIVATIONS[arguments["act"]] not in ("none", "relu"):
-        return f"{ACTIVATIONS[arguments['act']]} has no kernel"
-    rows, columns = arguments["pool_kernel"]
-    return "" if rows * columns <= 256 else f"a window of {rows * columns} pixels has no kernel"
+    wanted = arguments.get("needs", (False,))[0]
+    return _reason(arguments["x"], ACTIVATIONS[arguments["act"]], arguments["pool_kernel"], wanted)
 
 
 _backward_op = define(

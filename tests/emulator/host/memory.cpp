@@ -130,12 +130,13 @@ void add_region(const void* base, std::uint64_t bytes, bool writable, const char
                          writable,
                          label,
                          {},
-                         std::vector<unsigned char>(bytes / 32 + 2, 0)});
+                         std::vector<unsigned char>(bytes / 32 + 2, 0),
+                         2});
   last_region = nullptr;
 }
 
 void add_everything() {
-  region_list.push_back({nullptr, UINT64_MAX, true, "everything", {}, {}});
+  region_list.push_back({nullptr, UINT64_MAX, true, "everything", {}, {}, 2});
   everything = true;
 }
 
@@ -158,7 +159,7 @@ void check_arrived(const Region& region, const void* address, unsigned bytes, Si
   if (everything || !region.writable) return;
   const std::uint64_t offset = static_cast<const unsigned char*>(address) - region.base;
   const std::uint32_t my_block = thread_in_grid() / block_threads();
-  for (std::uint64_t cell = offset / 2; cell <= (offset + bytes - 1) / 2; ++cell) {
+  for (std::uint64_t cell = offset / region.cell; cell <= (offset + bytes - 1) / region.cell; ++cell) {
     const std::uint32_t writer = region.writer[cell];
     if (!writer) continue;
     const std::uint32_t block = ((writer & ~kLate) - 1) / block_threads();
@@ -174,7 +175,7 @@ void start_launch_tracking() {
   arrived_block = ~0u;
   if (everything) return;
   for (Region& region : region_list)
-    if (region.writable) region.writer.assign(region.bytes / 2 + 1, 0);
+    if (region.writable) region.writer.assign(region.bytes / region.cell + 1, 0);
 }
 
 Region* check_global(const void* address, unsigned bytes, bool write, bool atomic, Site site) {
@@ -218,8 +219,14 @@ Region* check_global(const void* address, unsigned bytes, bool write, bool atomi
        s <= e; ++s)
     region.sectors[s] |= write ? 2 : 1;
   if (!region.writable || atomic) return &region;
+  if (bytes < region.cell) {
+    std::vector<std::uint32_t> halves(region.bytes + 2, 0);
+    for (std::uint64_t i = 0; i <= region.bytes; ++i) halves[i] = region.writer[i / 2];
+    region.writer.swap(halves);
+    region.cell = 1;
+  }
   const std::uint32_t me = 1 + thread_in_grid(), my_block = thread_in_grid() / block_threads();
-  for (std::uint64_t cell = offset / 2; cell <= (offset + bytes - 1) / 2; ++cell) {
+  for (std::uint64_t cell = offset / region.cell; cell <= (offset + bytes - 1) / region.cell; ++cell) {
     std::uint32_t& writer = region.writer[cell];
     const std::uint32_t last = writer & ~kLate;
     const bool other_thread = last && last != me;

@@ -39,11 +39,13 @@ struct Region {
   std::uint64_t bytes;
   bool writable;
   std::string label;
-  // Who wrote each 2-byte cell in this launch (0: nobody, else 1 + thread number in the grid): two writers, or a reader
-  // in another block than the writer, are a race, because blocks are not ordered. kLate: written after the block's arrival.
+  // Who wrote each cell in this launch (0: nobody, else 1 + thread number in the grid): two writers, or a reader in another block than
+  // the writer, are a race, because blocks are not ordered. kLate: written after the block's arrival. A cell is two bytes, from the
+  // first access of a byte on one.
   std::vector<std::uint32_t> writer;
   // Sectors of 32 bytes touched since the region was added: bit 0 read, bit 1 written.
   std::vector<unsigned char> sectors;
+  std::uint64_t cell;
 };
 
 void clear_regions();

@@ -197,6 +197,21 @@ Result run_training(const std::string& op, DType type, Reader r, const Device& d
     for (void** place : {&p.dws, &p.dbs, &p.dw1, &p.db1, &p.dw3, &p.db3}) *place = r.pointer();
     return run(p, device, fire_train_backward_cuda_workspace, fire_train_backward_cuda);
   }
+  if (op == "stem_train") {
+    StemTrainParams p;
+    p.type = type;
+    p.x = r.tensor(), p.out = r.tensor(), p.places = static_cast<uint8_t*>(r.pointer());
+    p.weight = r.pointer(), p.bias = r.pointer(), p.act = r.act(), p.window = r.window(), p.pool = r.window();
+    return run(p, device, stem_train_cuda_workspace, stem_train_cuda);
+  }
+  if (op == "stem_train_backward") {
+    StemTrainBackwardParams p;
+    p.type = type;
+    p.x = r.tensor(), p.dout = r.tensor(), p.out = r.tensor(), p.places = static_cast<uint8_t*>(r.pointer());
+    p.act = r.act(), p.window = r.window(), p.pool = r.window();
+    p.weight = r.pointer(), p.dx = r.tensor(), p.dweight = r.pointer(), p.dbias = r.pointer();
+    return run(p, device, stem_train_backward_cuda_workspace, stem_train_backward_cuda);
+  }
   return {"no such op in the harness", 0};
 }
 

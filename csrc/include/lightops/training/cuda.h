@@ -13,6 +13,7 @@
 #include "lightops/training/bn_act_mean.h"
 #include "lightops/training/dense_block.h"
 #include "lightops/training/fire.h"
+#include "lightops/training/stem.h"
 
 namespace lightops::cuda {
 
@@ -33,6 +34,8 @@ LIGHTOPS_CUDA_OP(dense_block_train, DenseBlockTrainParams);
 LIGHTOPS_CUDA_OP(dense_block_train_backward, DenseBlockTrainBackwardParams);
 LIGHTOPS_CUDA_OP(fire_train, FireTrainParams);
 LIGHTOPS_CUDA_OP(fire_train_backward, FireTrainBackwardParams);
+LIGHTOPS_CUDA_OP(stem_train, StemTrainParams);
+LIGHTOPS_CUDA_OP(stem_train_backward, StemTrainBackwardParams);
 
 #undef LIGHTOPS_CUDA_OP
 
