@@ -184,4 +184,28 @@ GEMM_MUTANTS = {
         "block_x()",
         ["dense_block_train"],
     ),
+    "dense block, one per cent: the weights' gradients": (
+        "training/wgrad.cu",
+        "Math::store(sum), on)",
+        "Math::store(sum * 1.01f), on)",
+        ["dense_block_train_backward, bounded"],
+    ),
+    "dense block, one per cent: the prefix' gradient": (
+        "training/gradient_conv.cuh",
+        "dz[e] = a.scaled ? dz[e] * scale[e] : dz[e];",
+        "dz[e] = a.scaled ? dz[e] * scale[e] * 1.01f : dz[e];",
+        ["dense_block_train_backward, bounded"],
+    ),
+    "dense block, one per cent: beta's gradient": (
+        "training/norm.cu",
+        "store_global(dbeta + channel, static_cast<float>(total[0]))",
+        "store_global(dbeta + channel, 1.01f * static_cast<float>(total[0]))",
+        ["dense_block_train_backward, bounded"],
+    ),
+    "dense block, one per cent: what the sums add to the gradient": (
+        "training/norm.cu",
+        "const float by_x = each * static_cast",
+        "const float by_x = 1.01f * each * static_cast",
+        ["dense_block_train_backward, bounded"],
+    ),
 }

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from training_cases.case import Output, TrainingCase, mean_and_size, var_and_size
 from training_cases.gemm import operand_rounding, place_weight, weight_fields
-from training_cases.norm_truth import Norm, backward
+from training_cases.norm_truth import Backward, Norm, backward, channel, slope, sums
 
 WHOLE_AT_MOST = 256.0  # integers that bfloat16 holds without gaps
 
@@ -231,32 +231,65 @@ def dense_block_train(seed: int) -> TrainingCase:
 
 @dataclass
 class Chain:
-    """A gradient and the magnitude of its error, in the units of TrainingCase.check."""
+    """A gradient and its error, in the units of TrainingCase.check.
+
+    Errors that many values bring into a sum go on by the root of their squares: each is at most a quarter of what it is
+    put down with, and their signs are their own. Added up as magnitudes they would outgrow the result within a layer,
+    and the bound could not fail. What float32 sums add themselves is bound by magnitudes, as everywhere.
+    """
 
     value: Tensor
     size: Tensor
 
 
+def rooted(squares: Tensor) -> Tensor:
+    """Sums of squares that a convolution algorithm may have left a little below zero."""
+    return squares.clamp(min=0).sqrt()
+
+
+def stored(block: Block) -> float:
+    """Of a value that is stored in the case's type."""
+    return 1.0 if block.d.tf32 else operand_rounding(block.d)
+
+
+def multiplied(block: Block) -> float:
+    """Of an operand that is rounded once more on its way into a product."""
+    return operand_rounding(block.d) if block.d.tf32 else 0.0
+
+
 def through(block: Block, dy: Chain, weight: Tensor, padding: int) -> Chain:
     """Input gradient of a convolution, stored in the case's type."""
-    rounding = operand_rounding(block.d)
     back = lambda t, w: F.conv_transpose2d(t, w, padding=padding)  # noqa: E731
     value = back(dy.value, weight)
-    return Chain(value, back(dy.size + rounding * dy.value.abs(), weight.abs()) + rounding * value.abs())
+    operands = dy.size.square() + 2 * (multiplied(block) * dy.value).square()  # of dy and of the weight
+    size = rooted(back(operands, weight.square())) + back(dy.value.abs(), weight.abs())
+    return Chain(value, size + stored(block) * value.abs())
 
 
 def weight_gradient(block: Block, norm: Norm, x: Tensor, dy: Chain, shape: torch.Size, padding: int) -> Chain:
-    gradient = torch.nn.grad.conv2d_weight
-    value = gradient(norm.u(x), shape, dy.value, padding=padding)
-    size = gradient(norm.z_size(x), shape, dy.size + operand_rounding(block.d) * dy.value.abs(), padding=padding)
-    return Chain(
-        value, size + gradient(norm.z_size(x), shape, dy.value.abs(), padding=padding) * operand_rounding(block.d)
-    )
+    gradient = lambda u, t: torch.nn.grad.conv2d_weight(u, shape, t, padding=padding)  # noqa: E731
+    u = norm.u(x)
+    squares = gradient(u.square(), dy.size.square() + (multiplied(block) * dy.value).square())
+    squares = squares + gradient((operand_rounding(block.d) * u).square(), dy.value.square())
+    return Chain(gradient(u, dy.value), rooted(squares) + gradient(norm.z_size(x), dy.value.abs()))
+
+
+def through_norm(n: Norm, x: Tensor, du: Chain) -> tuple[Backward, dict[str, Chain]]:
+    """`backward`, whose magnitudes are float32's, and the errors of du; the gradients of gamma and beta."""
+    b = backward(n, x, du.value, du.value.abs())
+    count, off = x.numel() // x.shape[1], (x - n.column("mean")) * n.inverse()
+    error = du.size * slope(n.z(x), n.act)
+    dbeta, dgamma = rooted(sums(error.square())), rooted(sums((error * off).square()))
+    squares = error.square()
+    if n.batch:
+        squares = squares + (channel(dbeta) / count).square() + (off * channel(dgamma) / count).square()
+    b.dx_size = b.dx_size + n.column("gamma", 1.0).abs() * n.inverse() * rooted(squares)
+    return b, {"gamma": Chain(b.dgamma, b.dgamma_size + dgamma), "beta": Chain(b.dbeta, b.dbeta_size + dbeta)}
 
 
 def backward_truth(block: Block, dbuffer: Tensor) -> tuple[Chain, list[dict[str, Chain]], float]:
     """dx, the gradients of each layer's parameters, and the largest value that is stored on the way."""
-    rounding, most = operand_rounding(block.d), 0.0
+    rounding, most = stored(block), 0.0
     # What the means of the norms take away is added last: until then `partial` is what the gradient buffer holds.
     total, partial = Chain(dbuffer.clone(), torch.zeros_like(dbuffer)), dbuffer.clone()
     grads: list[dict[str, Chain]] = []
@@ -272,17 +305,19 @@ def backward_truth(block: Block, dbuffer: Tensor) -> tuple[Chain, list[dict[str,
         du = through(block, dy, layer.w2, 1)
         most = max(most, du.value.abs().max().item())
         if block.bottleneck:
-            b = backward(layer.norm2, middle, du.value, du.size + du.value.abs())
-            found["gamma2"], found["beta2"] = Chain(b.dgamma, b.dgamma_size), Chain(b.dbeta, b.dbeta_size)
-            dmiddle = Chain(b.dx, b.dx_size + rounding * b.dx.abs())
+            b, vectors = through_norm(layer.norm2, middle, du)
+            found |= {f"{name}2": chain for name, chain in vectors.items()}
+            gained = layer.norm2.column("gamma", 1.0) * layer.norm2.inverse() * b.dz
+            dmiddle = Chain(b.dx, b.dx_size + rounding * (b.dx.abs() + gained.abs()))
             found["weight1"] = weight_gradient(block, layer.norm1, prefix, dmiddle, layer.w1.shape, 0)
             du = through(block, dmiddle, layer.w1, 0)
             most = max(most, du.value.abs().max().item(), dmiddle.value.abs().max().item())
-        b = backward(layer.norm1, prefix, du.value, du.size + du.value.abs())
-        found["gamma1"], found["beta1"] = Chain(b.dgamma, b.dgamma_size), Chain(b.dbeta, b.dbeta_size)
+        b, vectors = through_norm(layer.norm1, prefix, du)
+        found |= {f"{name}1": chain for name, chain in vectors.items()}
         partial[:, :c] += layer.norm1.column("gamma", 1.0) * layer.norm1.inverse() * b.dz
         total.value[:, :c] += b.dx
-        total.size[:, :c] += b.dx_size + rounding * partial[:, :c].abs()
+        errors = total.size[:, :c].square() + b.dx_size.square() + (rounding * partial[:, :c]).square()
+        total.size[:, :c] = errors.sqrt()
         most = max(most, partial[:, :c].abs().max().item())
         grads.insert(0, found)
     c0 = block.x.shape[1]
