@@ -34,6 +34,7 @@ _LAYOUT_NEUTRAL_NAMES = frozenset(
 
 
 _MOST_PROGRAMS = 4  # input shapes remembered
+_IMAGE_CHANNELS = 4  # up to so many channels a tensor is a picture
 
 
 class Run(NamedTuple):
@@ -145,6 +146,8 @@ class Chain(FusedModule):
                 self._warn(runner.reason)
                 fused = False
             for child in step.children:
+                if nchw and runner is None and _runs_fused(child, x):
+                    x = _channels_last(x)
                 producer = _producer(child, x) if runner is None else None
                 if producer is not None:
                     x = _produce(*producer, x, steps, i)
@@ -162,8 +165,10 @@ class Chain(FusedModule):
 
     def _train_walk(self, plan: _Plan, x: Tensor, nchw: bool) -> Any:
         forward = Pass(nchw)
+        begins_fused = any(s.runner is not None or isinstance(s.children[0], FusedModule) for s in plan.steps[:1])
+        given = _channels_last(x) if nchw and begins_fused else x
         try:
-            y = self._train_steps(plan.steps, Flow(x, forward)).materialise()
+            y = self._train_steps(plan.steps, Flow(given, forward)).materialise()
             y = to_nchw(y) if forward.nchw and type(y) is Tensor and y.dim() == 4 else y
             y = self._finish(y, x, forward)
         except Exception:
@@ -295,6 +300,20 @@ def _through_stock(child: nn.Module, flow: Flow, neutral: bool) -> Flow:
 def walkable(x: Any) -> bool:
     """Whether fused runs can take part at all; anything else goes through the stock forward."""
     return type(x) is Tensor and x.dim() in (2, 4) and x.layout is torch.strided and not x.is_nested
+
+
+def _runs_fused(child: nn.Module, x: Any) -> bool:
+    """Whether a child begins with a piece that takes x; stock code gets the layout it would have."""
+    if not (isinstance(child, FusedModule) and child._runners and type(x) is Tensor and x.dim() == 4):
+        return False
+    return not suggests_channels_last(x) and child._runners[0].ready(child._stock, x) is not None
+
+
+def _channels_last(x: Any) -> Any:
+    """x as the fused children of a chain hand it on: given as it is, each would convert it, and its result back. A
+    picture is left to the stem, which reads both."""
+    wide = type(x) is Tensor and x.dim() == 4 and x.shape[1] > _IMAGE_CHANNELS
+    return x.contiguous(memory_format=torch.channels_last) if wide else x
 
 
 def _link(block: nn.Module, path: str) -> tuple[nn.Module, str, nn.Module]:
