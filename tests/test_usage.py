@@ -31,7 +31,7 @@ REASONS = [
     "pads by input size",
     "has padding_mode=",
     "stock skips",
-    "no run of its layers has a fused form",
+    "is a depthwise convolution, which is fused only with a 1x1 right behind it",
     "slower on this machine",
     "called with more than one argument",
     "LIGHTOPS_DISABLE is set",

@@ -80,7 +80,7 @@ _ACTS = {nn.ReLU: "relu", nn.Hardswish: "hardswish", nn.SiLU: "silu", nn.Identit
 _CLAMPS = (nn.ReLU6, nn.Hardtanh)
 DROPOUTS = (nn.Dropout, nn.Dropout2d, nn.AlphaDropout)
 _TIMM_NORM_ACT = "timm.layers.norm_act.BatchNormAct2d"
-_TIMM_CONV_SAME = "timm.layers.conv2d_same.Conv2dSame"
+TIMM_CONV_SAME = "timm.layers.conv2d_same.Conv2dSame"
 _TIMM_DROP_PATH = "timm.layers.drop.DropPath"
 
 
@@ -173,7 +173,7 @@ class Reader:
         """A zero-padded `nn.Conv2d`, as ConvParams without BN and activation."""
         module = self.module(path)
         same = type(module) is not nn.Conv2d
-        if same and qualified_type(module) != _TIMM_CONV_SAME:
+        if same and qualified_type(module) != TIMM_CONV_SAME:
             raise Decline(f"{path} is {_describe(module, 'Conv2d')}")
         stride, padding, dilation, groups, mode, kernel = self.attrs(module, _CONV)
         if mode != "zeros":

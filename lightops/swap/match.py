@@ -10,7 +10,7 @@
 | I | Identity or dropout: nothing in evaluation |
 | M, H, G | max-pool; 2x2 average pool; average pool to 1x1 |
 | F, L | Flatten; Linear |
-| X | anything else |
+| X | anything else, grouped convolutions and TensorFlow's padding at a stride among it |
 """
 
 import re
@@ -21,7 +21,7 @@ from torch import nn
 
 from lightops.modules import Decline, Run, Unit
 from lightops.modules._piece import Piece
-from lightops.modules._reader import Reader, qualified_type
+from lightops.modules._reader import TIMM_CONV_SAME, Reader, qualified_type
 from lightops.modules.bn_relu_conv2d import BNReLUConv2dPiece
 from lightops.modules.conv1x1_bn_act import Conv1x1BNActPiece
 from lightops.modules.depthwise_pointwise import DepthwisePointwisePiece
@@ -89,6 +89,8 @@ def _letter(module: nn.Module) -> str:
 
 
 def _conv_letter(conv: nn.Conv2d) -> str:
+    if qualified_type(conv) == TIMM_CONV_SAME and max(conv.stride) > 1:
+        return "X"  # pads by input size; what is around it may still be fused
     if conv.groups > 1:
         return "D" if conv.groups == conv.in_channels == conv.out_channels else "X"
     plain = conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.padding in ((0, 0), "valid", "same")

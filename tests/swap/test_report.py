@@ -253,3 +253,15 @@ def test_disable_turns_everything_off() -> None:
 
 def test_backend_reference_by_name() -> None:
     assert _in_new_process(_PROGRAM, LIGHTOPS_BACKEND="reference").strip() == "13 set() {'reference'} True"
+
+
+def test_the_reason_names_the_layers() -> None:
+    """A block of a known class without any run says of each layer what keeps it out of one."""
+    block = torchvision.models.resnet.BasicBlock(12, 12)
+    block.conv1 = nn.Conv2d(12, 12, 3, padding=1, groups=3, bias=False)
+    block.conv2 = nn.Conv2d(12, 12, 3, padding=1, padding_mode="reflect", bias=False)
+    report = lightops.swap_(nn.Sequential(block, nn.Identity()).eval())
+    assert [record.name for record in report.declined] == ["0"]
+    assert report.declined[0].reason == (
+        "conv1 is a grouped 3x3 convolution (3 groups), which has no fused form; conv2 has padding_mode='reflect'"
+    )

@@ -126,5 +126,25 @@ def chain_runs(module: nn.Module, names: tuple[str, ...]) -> ChainRuns:
 
 
 def why_not(module: nn.Module, chain: list[Leaf]) -> str:
-    strange = [f"{leaf.path} is {type(leaf.module).__name__}" for leaf in chain if leaf.letter == "X"]
-    return "no run of its layers has a fused form" + (f" ({', '.join(strange)})" if strange else "")
+    """What keeps a chain's layers from making a run, layer by layer."""
+    found = [why for leaf in chain if (why := _obstacle(module, leaf)) is not None]
+    return "; ".join(found) or "no run of its layers has a fused form"
+
+
+def _obstacle(module: nn.Module, leaf: Leaf) -> str | None:
+    layer, reader = leaf.module, Reader(module, any_mode=True)
+    try:
+        if isinstance(layer, nn.Conv2d):
+            reader.conv(leaf.path)
+        elif leaf.letter == "N":
+            reader.norm(leaf.path)
+    except Decline as decline:
+        return str(decline)
+    if leaf.letter == "D":
+        return f"{leaf.path} is a depthwise convolution, which is fused only with a 1x1 right behind it"
+    if leaf.letter != "X":
+        return None
+    if isinstance(layer, nn.Conv2d):
+        size = "x".join(map(str, layer.kernel_size))
+        return f"{leaf.path} is a grouped {size} convolution ({layer.groups} groups), which has no fused form"
+    return f"{leaf.path} is {type(layer).__name__}, which has no fused form"
