@@ -69,7 +69,7 @@ TRAINING_MUTANTS = {
         ["infinite_pixel"],
     ),
     "parts have one mean": (
-        "training/norm.cu",
+        "training/statistics.cu",
         "load_global(at + channels, on) + count * off * off",
         "load_global(at + channels, on)",
         ["batch_stats"],

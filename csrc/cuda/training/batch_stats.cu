@@ -1,6 +1,6 @@
 // One pass over x and a merge: norm.cu.
 #include "lightops/training/cuda.h"
-#include "training/norm.h"
+#include "training/statistics.h"
 
 namespace lightops::cuda {
 

@@ -6,6 +6,7 @@
 #include "training/depthwise_loop.h"
 #include "training/depthwise_pass.cuh"
 #include "training/norm.h"
+#include "training/statistics.h"
 
 namespace lightops::cuda {
 namespace {

@@ -4,7 +4,7 @@
 
 #include "number.cuh"
 #include "training/channel_pass.h"
-#include "training/norm.h"
+#include "training/statistics.h"
 
 namespace lightops::cuda {
 namespace {

@@ -4,6 +4,7 @@
 #include "training/dense_layers.h"
 #include "training/elementwise.h"
 #include "training/norm.h"
+#include "training/statistics.h"
 
 namespace lightops::cuda {
 namespace {

@@ -1,4 +1,4 @@
-// Batch normalisation in training, for every op that has one: statistics, the affine form that loaders apply, the backward pass.
+// Batch normalisation in training, for every op that has one: the affine form that loaders apply, the backward pass.
 //
 // Everything runs on `stream` and allocates nothing; `workspace` holds what the _workspace function says. Sums over pixels are
 // taken by blocks whose share depends on sizes alone and are merged in one order, so results are bitwise the same everywhere.
@@ -8,22 +8,6 @@
 #include "lightops/training/norm.h"
 
 namespace lightops::cuda {
-
-// Mean and biased variance of each channel of x over its pixels, float32.
-int64_t stats_workspace(const Nhwc& x, const Device& device);
-Result run_stats(const Nhwc& x, DType type, float* mean, float* var, void* workspace, const Device& device,
-                 StreamHandle stream);
-
-// The second half of run_stats, for kernels that have seen every pixel themselves: `parts` groups of pixels, part i of counts[i]
-// of them, each with its mean and the sum of squared deviations from it, [parts][2][channels]. `pixels` is the sum of the counts.
-struct PartialStats {
-  const float* moments = nullptr;
-  const float* counts = nullptr;
-  int parts = 0;
-  int channels = 0;
-  int64_t pixels = 0;
-};
-Result run_merge_stats(const PartialStats& p, float* mean, float* var, StreamHandle stream);
 
 // scale = gamma / sqrt(var + eps), shift = beta - mean * scale: z = x * scale + shift. norm.mean must not be null. Kernels that
 // take a Norm compute the same numbers, bit for bit, so that a backward pass masks what the forward pass clipped.
