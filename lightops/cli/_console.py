@@ -79,7 +79,7 @@ def device_or_usage_error(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise click.UsageError(f"--device {name}: {str(error).splitlines()[0]}") from error
+        raise click.UsageError(f"--device {name}: expected cpu, cuda or cuda:N") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise click.UsageError(f"--device {name}: no CUDA device is visible to torch {torch.__version__}")
     if device.type not in ("cpu", "cuda"):

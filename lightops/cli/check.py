@@ -32,7 +32,8 @@ def check(context: click.Context, network: str, batch: int, dtype: str, resoluti
     title = (
         f"{network}, {dtype}, batch {batch}, {subject.resolution}x{subject.resolution}: largest error against float64"
     )
-    screen.print(table(title, header, [_line(entry) for entry in checks], styles))
+    screen.print(title, style="bold", markup=False, soft_wrap=True)  # a table's own title wraps at the table's width
+    screen.print(table(None, header, [_line(entry) for entry in checks], styles))
     for record in report.declined:
         screen.print(f"not swapped: {record.name}: {record.reason}", markup=False, soft_wrap=True)
     missed = [entry for entry in checks if not entry.ok]

@@ -72,7 +72,8 @@ def train(context: click.Context, network: str | None, resumed: bool, out: Path 
     except Diverged as error:
         raise click.ClickException(str(error)) from error
     if len(log) > 1:
-        screen.print(f"test accuracy {log[-1]['test_accuracy']:.2%} after {len(log) - 1} epochs", style="bold")
+        epochs = f"{len(log) - 1} epoch{'s' * (len(log) > 2)}"
+        screen.print(f"test accuracy {log[-1]['test_accuracy']:.2%} after {epochs}", style="bold")
     screen.print(f"run: {folder}", markup=False)
 
 
@@ -83,6 +84,7 @@ def _refuse_changes(context: click.Context, folder: Path) -> None:
         source = context.get_parameter_source(field.name)
         asked, had = context.params[field.name], getattr(options, field.name)
         if source is ParameterSource.COMMANDLINE and asked is not None and asked != had:
+            had = "by default" if had is None else had
             raise click.UsageError(f"--resume: the run in {folder} has {field.name} {had}, not {asked}")
 
 
