@@ -36,15 +36,6 @@ template <> struct Step<bf16> {
 };
 #endif
 
-// Products of one unbroken chain of multiply-adds. Longer sums are added up from such runs: every addition rounds at the
-// size of the partial sum, so a chain of K errs like K, runs like the root of K. At 128 MobileNetV1
-// errs by 1.3e-6 (stock PyTorch 1.15e-6, one chain 2.8e-6), the other networks less than stock, and no time is lost.
-template <class E> constexpr int64_t kRun = 128;
-#if LIGHTOPS_PAIRS
-// bfloat16 rounds its products' operands and the result by 2^-9; a chain of this length errs by 2^-14 at the most.
-template <> constexpr int64_t kRun<bf16> = 1024;
-#endif
-
 // One tile: up to kMaxRows rows of A against kVecs vectors of output channels; one vector where no more are left.
 template <class E> struct Tile {
   using C = Compute<E>;

@@ -102,6 +102,7 @@ template <class V> LIGHTOPS_INLINE void hold_vector(V& v) { asm("" : "+w"(v)); }
 template <class V> LIGHTOPS_INLINE void hold_vector(V&) {}
 #endif
 LIGHTOPS_INLINE void hold_integer(int64_t& i) { asm("" : "+r"(i)); }
+template <class T> LIGHTOPS_INLINE void hold_pointer(const T*& p) { asm("" : "+r"(p)); }
 
 template <class V, class S> LIGHTOPS_INLINE V bit_cast(S s) {
   static_assert(sizeof(V) == sizeof(S), "bit_cast keeps the size");
