@@ -1,4 +1,5 @@
 #include "engine/entry.h"
+#include "engine/max_pool_row.h"
 #include "engine/stem_rows.h"
 
 namespace lightops {

@@ -1,6 +1,7 @@
 // A max-pool over NHWC rows with a prologue on its input.
 #pragma once
 
+#include "engine/max_pool_row.h"
 #include "engine/parallel.h"
 #include "engine/rows.h"
 

@@ -222,64 +222,6 @@ template <class C, class T> void store_typed(const C* values, int64_t count, T* 
   for (int64_t i = 0; i < count; i += kLanes<C>) store_upto(out + i, load_upto(values + i, count - i), count - i);
 }
 
-// Vectors of channels pooled side by side: a window's maxima follow from each other, those of neighbours do not.
-// SqueezeNet's 128 x 55 x 55 map (AVX-512): 41 us one by one, 28 us by four.
-constexpr int kPoolVecs = 4;
-
-// One window of `rows` x `columns` pixels. The maximum is taken by the hardware's own instruction, which loses a NaN that
-// a number follows; `odd` turns non-zero when any value was NaN or Inf, and only then the window is taken again by the
-// exact rule.
-template <int Vecs, class C, class T>
-LIGHTOPS_INLINE void pool_window(const C* in, int64_t in_row, int64_t in_pixel, int64_t rows, int64_t columns,
-                                 int64_t count, T* out) {
-  constexpr int L = kLanes<C>;
-  const Vec<C> lowest = splat(-C(__builtin_inff()));
-  Vec<C> best[Vecs], odd[Vecs];
-  for (int v = 0; v < Vecs; ++v) {
-    best[v] = lowest;
-    odd[v] = Vec<C>{};
-  }
-  for (int64_t y = 0; y < rows; ++y) {
-    for (int64_t i = 0; i < columns; ++i) {
-      const C* from = in + y * in_row + i * in_pixel;
-#pragma GCC unroll 4
-      for (int v = 0; v < Vecs; ++v) {
-        const Vec<C> x = load_upto(from + v * L, count - v * L);
-        best[v] = at_least(x, best[v]);
-        odd[v] += x * splat(C(0));
-      }
-    }
-  }
-  for (int v = 1; v < Vecs; ++v) odd[0] += odd[v];
-  const bool exact = any_nonzero<C>(odd[0]);
-#pragma GCC unroll 4
-  for (int v = 0; v < Vecs; ++v) {
-    const int64_t left = count - v * L;
-    if (exact) {
-      best[v] = lowest;
-      for (int64_t y = 0; y < rows; ++y)
-        for (int64_t i = 0; i < columns; ++i)
-          best[v] = pool_max(best[v], load_upto(in + y * in_row + i * in_pixel + v * L, left));
-    }
-    store_upto(out + v * L, best[v], left);
-  }
-}
-
-template <class C, class T>
-void pool_row(const C* in, int64_t in_row, int64_t in_pixel, int64_t rows, int64_t in_width, int64_t channels,
-              int64_t kernel, int64_t stride, int64_t pad, int64_t out_width, T* out, int64_t out_pixel) {
-  constexpr int64_t L = kLanes<C>, wide = kPoolVecs * L;
-  for (int64_t x = 0; x < out_width; ++x, out += out_pixel) {
-    const int64_t left = x * stride - pad;
-    const int64_t first = left < 0 ? 0 : left, last = left + kernel < in_width ? left + kernel : in_width;
-    const C* from = in + first * in_pixel;
-    int64_t c = 0;
-    for (; c + wide <= channels; c += wide)
-      pool_window<kPoolVecs>(from + c, in_row, in_pixel, rows, last - first, wide, out + c);
-    for (; c < channels; c += L) pool_window<1>(from + c, in_row, in_pixel, rows, last - first, channels - c, out + c);
-  }
-}
-
 }  // namespace
 
 template <class E>
@@ -302,28 +244,16 @@ template <class C> void store_values(const C* values, int64_t count, DType type,
   Storage<C>::with(type, [&](auto* tag) { store_typed<C>(values, count, static_cast<decltype(tag)>(out)); });
 }
 
-template <class C>
-void max_pool_row(const C* in, int64_t in_row, int64_t in_pixel, int64_t rows, int64_t in_width, int64_t channels,
-                  int64_t kernel, int64_t stride, int64_t pad, int64_t out_width, void* out, DType type,
-                  int64_t out_pixel) {
-  Storage<C>::with(type, [&](auto* tag) {
-    pool_row<C>(in, in_row, in_pixel, rows, in_width, channels, kernel, stride, pad, out_width,
-                static_cast<decltype(tag)>(out), out_pixel);
-  });
-}
-
 #define LIGHTOPS_LOADS(E)                                                                                           \
   template void load_pixels<E>(const void*, DType, int64_t, int64_t, int64_t, const Prologue<Compute<E>>&, E*);     \
   template void load_pooled_row<E>(const void*, const void*, DType, int64_t, int64_t, int64_t,                      \
                                    const Prologue<Compute<E>>&, E*);                                                \
   template void load_padded_row<E>(const Nhwc&, DType, int64_t, int64_t, int64_t, const Prologue<Compute<E>>&, E*); \
   template void load_planar_row<E>(const void*, DType, int64_t, int64_t, int64_t, int64_t, int64_t, E*);
-#define LIGHTOPS_ROWS(C)                                                                                          \
-  LIGHTOPS_LOADS(C)                                                                                               \
-  template void accumulate_pixels<C>(const void*, DType, int64_t, int64_t, int64_t, const Prologue<C>&, C*);      \
-  template void store_values<C>(const C*, int64_t, DType, void*);                                                 \
-  template void max_pool_row<C>(const C*, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, \
-                                int64_t, void*, DType, int64_t);
+#define LIGHTOPS_ROWS(C)                                                                                     \
+  LIGHTOPS_LOADS(C)                                                                                          \
+  template void accumulate_pixels<C>(const void*, DType, int64_t, int64_t, int64_t, const Prologue<C>&, C*); \
+  template void store_values<C>(const C*, int64_t, DType, void*);
 LIGHTOPS_ROWS(float)
 LIGHTOPS_ROWS(double)
 #if LIGHTOPS_PAIRS

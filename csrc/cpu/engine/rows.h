@@ -50,13 +50,6 @@ void load_planar_row(const void* planes, DType type, int64_t channels, int64_t h
 // Dense compute-type values to the storage type.
 template <class C> void store_values(const C* values, int64_t count, DType type, void* out);
 
-// Max-pool of one output row: `rows` input rows (in_row apart, their pixels in_pixel), of which output x covers columns
-// [x * stride - pad, + kernel) cut to the row. NaN wins, as in torch.
-template <class C>
-void max_pool_row(const C* in, int64_t in_row, int64_t in_pixel, int64_t rows, int64_t in_width, int64_t channels,
-                  int64_t kernel, int64_t stride, int64_t pad, int64_t out_width, void* out, DType type,
-                  int64_t out_pixel);
-
 inline int64_t type_size(DType type) { return type == DType::f32 ? 4 : type == DType::f64 ? 8 : 2; }
 inline const char* at(const void* base, DType type, int64_t offset) {
   return static_cast<const char*>(base) + offset * type_size(type);
