@@ -208,4 +208,10 @@ GEMM_MUTANTS = {
         "const float by_x = 1.01f * each * static_cast",
         ["dense_block_train_backward, bounded"],
     ),
+    "dense block: the last layer adds to what nobody wrote": (
+        "training/dense_block_backward.cu",
+        "channel_slice(last(i) ? p.dbuffer : gradient, 0, s.first, bytes)",
+        "channel_slice(gradient, 0, s.first, bytes)",
+        ["dense_block_train_backward"],
+    ),
 }

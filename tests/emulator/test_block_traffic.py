@@ -1,6 +1,6 @@
 """What training a dense layer and a Fire moves an image, at a network's shapes in fp16: what eight images move beyond
 four, so that weights, their packing and their partial sums do not count. The dense layer has a block to itself, and so
-pays for the copy of the gradient and the last coefficients alone."""
+pays for the last coefficients alone."""
 
 import block_shapes
 import pytest
@@ -17,10 +17,10 @@ def dense_forward(c):
 
 
 def dense_backward(c):
-    """Copy of the gradient; both gradients of the 3x3, the second with the mask and the sums of its norm; what the
+    """Both gradients of the 3x3, the second with the mask and the sums of its norm; what the
     sums add to it; both of the 1x1, the second with the mask and the sums of the prefix, whose own gradient is added
     to; the coefficients at the end."""
-    return 2 * (c + K) + (K + B) + (K + 2 * B) + 3 * B + (c + B) + (B + 3 * c) + 3 * c
+    return (K + B) + (K + 2 * B) + 3 * B + (c + B) + (B + 3 * c) + 3 * c
 
 
 def fire_forward(c, s, e):
@@ -49,8 +49,8 @@ CASES = {
         fire_backward(256, 32, 128),
     ),
 }
-# Tiles side by side that read the same map, and the border of a 3x3's tiles.
-AT_MOST = 1.1
+# Tiles side by side that read one map, the border of a 3x3's tiles: 329 of 3209 elements of the dense backward pass.
+AT_MOST = 1.12
 
 
 def moved(emulator, op, args, images, names):

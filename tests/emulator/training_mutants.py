@@ -230,14 +230,14 @@ TRAINING_MUTANTS = {
     ),
     "means of the norms left out of a slice": (
         "training/dense_block_backward.cu",
-        "if (i + 1 < f.layers) all.then",
-        "if (i + 1 < 0) all.then",
+        "if (!last(i)) all.then",
+        "if (false) all.then",
         ["dense_block_train_backward"],
     ),
     "dropout forward only": (
         "training/dense_block_backward.cu",
-        "if (s.layer->mask.data) all.then",
-        "if (false) all.then",
+        "if (s.layer->mask.data)\n      all.then",
+        "if (false)\n      all.then",
         ["dense_block_train_backward"],
     ),
     "slope of the first channels": (

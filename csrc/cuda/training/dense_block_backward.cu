@@ -52,7 +52,11 @@ struct Backward {
     scratch = pieces.take<unsigned char>(most);
   }
 
-  Nhwc dslice(const DenseStep& s) const { return channel_slice(gradient, s.first, f.growth, bytes); }
+  // The last layer takes the block's gradient where it lies, and leaves what it adds its own to in the gradient buffer.
+  bool last(int64_t i) const { return i + 1 == f.layers; }
+  Nhwc dslice(const DenseStep& s) const {
+    return channel_slice(last(s.index) && !s.layer->mask.data ? p.dbuffer : gradient, s.first, f.growth, bytes);
+  }
   Nhwc dprefix(const DenseStep& s) const { return map_like(f.buffer, du, s.first, packed_row(s.first, bytes)); }
 
   PackProblem weight1(const DenseStep& s) const {
@@ -93,6 +97,7 @@ struct Backward {
         norm_gradient(dprefix(s), s.prefix, channel_slice(gradient, 0, s.first, bytes), p.type, s.layer->norm1,
                       Act::relu, static_cast<float*>(p.gradients[i].gamma1), static_cast<float*>(p.gradients[i].beta1));
     g.accumulate = true;
+    g.before = channel_slice(last(i) ? p.dbuffer : gradient, 0, s.first, bytes);
     g.slope = s.layer->norm1.batch ? slope : nullptr;
     g.constant = s.layer->norm1.batch ? constant : nullptr;
     return g;
@@ -128,8 +133,12 @@ struct Backward {
     const DenseStep s = dense_step(f, i);
     const Nhwc dy = dslice(s);
     Sequence all;
-    if (i + 1 < f.layers) all.then([&] { return finish(dy, s.slice, dy, s.first, stream); });
-    if (s.layer->mask.data) all.then([&] { return run_multiply(dy, s.layer->mask, dy, p.type, stream); });
+    if (!last(i)) all.then([&] { return finish(dy, s.slice, dy, s.first, stream); });
+    if (s.layer->mask.data)
+      all.then([&] {
+        const Nhwc from = last(i) ? channel_slice(p.dbuffer, s.first, f.growth, bytes) : dy;
+        return run_multiply(from, s.layer->mask, dy, p.type, stream);
+      });
     weight_gradient(all, wgrad2(s, i), f.bottleneck ? s.layer->norm2 : s.layer->norm1, stream);
     if (f.bottleneck) {
       input_gradient(all, into_middle(s, i), stream);
@@ -152,9 +161,10 @@ Result dense_block_train_backward_cuda(const DenseBlockTrainBackwardParams& p, c
   const Backward backward(p, device, p.workspace);
   const int64_t c0 = p.block.in_channels;
   Sequence all;
-  all.then([&] { return run_multiply(p.dbuffer, Nhwc{}, backward.gradient, p.type, stream); })
-      .then([&] { return run_zero(backward.slope, p.block.buffer.c, stream); })
-      .then([&] { return run_zero(backward.constant, p.block.buffer.c, stream); });
+  if (p.block.layers == 0) all.then([&] { return run_multiply(p.dbuffer, Nhwc{}, backward.gradient, p.type, stream); });
+  all.then([&] { return run_zero(backward.slope, p.block.buffer.c, stream); }).then([&] {
+    return run_zero(backward.constant, p.block.buffer.c, stream);
+  });
   all.then([&] { return run_packs(backward.weights.jobs, stream); });
   for (int64_t i = p.block.layers - 1; i >= 0; --i) all.then([&] { return backward.layer(i, stream); });
   if (p.dx.data)

@@ -65,7 +65,7 @@ MaskedPlan plan_masked(const MaskedGradient& g, void* workspace, const Device& d
     if (!n.dx.data) p.conv.out = {nullptr, n.x.n, n.x.h, n.x.w, n.x.c, n.x.c, n.x.h * n.x.w * n.x.c};
     p.conv.out.h = conv.out.h;
     p.conv.out.w = conv.out.w;
-    if (n.accumulate) p.conv.residual = p.conv.out;
+    if (n.accumulate) p.conv.residual = n.before;
     plan.convs.push_back(plan_gradient(p, device));
     parts += plan.convs.back().parts;
     if (lattice && plan.convs.back().conv.refusal) plan.refusal = plan.convs.back().conv.refusal;

@@ -28,7 +28,7 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kPassThreads, 1) affine_kernel(LIGHTOPS_P
 
 struct BackwardArgs {
   ChannelPass pass;
-  View du, x, dx;
+  View du, x, dx, before;
   int du_shift;  // 1: a pixel of du stands for 2x2 of x
   NormArgs norm;
   int act;
@@ -103,7 +103,7 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(kPassThreads, 2) backward_kernel(LIGHTOPS
         if constexpr (kStore) {
           if (a.accumulate) {
             float before[kElements];
-            load_floats<Out, Math>(a.dx, p, c, before);
+            load_floats<Out, Math>(a.before, p, c, before);
 #pragma unroll
             for (int e = 0; e < kElements; ++e) dz[e] += before[e];
           }
@@ -177,12 +177,13 @@ struct BackwardPlan {
 BackwardPlan plan_backward(NormGradient g, void* workspace) {
   BackwardPlan plan;
   const int bytes = element_bytes(g.type);
-  if (!g.pooled) join_images({&g.du, &g.x, &g.dx});
+  if (!g.pooled) join_images({&g.du, &g.x, &g.dx, &g.before});
   BackwardArgs& a = plan.args;
   a.pass = plan_pass(g.x, bytes);
   a.du = view_of(g.du, bytes);
   a.x = view_of(g.x, bytes);
   if (g.dx.data) a.dx = view_of(g.dx, element_bytes(g.dx_type));
+  if (g.accumulate) a.before = view_of(g.before, element_bytes(g.dx_type));
   a.norm = norm_args(g.norm);
   a.act = static_cast<int>(g.act);
   a.gain = g.gain;

@@ -27,9 +27,10 @@ struct NormGradient {
   Norm norm;
   Act act = Act::none;
   float *dgamma = nullptr, *dbeta = nullptr;  // null: not wanted
-  // A dense block's prefix: dx += scale * dz, and what the two sums contribute is left to run_finish_gradient. slope and
+  // A dense block's prefix: dx = before + scale * dz, and what the two sums contribute is left to run_finish_gradient. slope and
   // constant [C] are added to: dx lacks slope * (x - mean) + constant. Both null for a frozen norm.
   bool accumulate = false;
+  Nhwc before;  // as dx, which it may be
   float *slope = nullptr, *constant = nullptr;
 };
 int64_t norm_backward_workspace(const NormGradient& g, const Device& device);

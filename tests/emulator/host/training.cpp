@@ -15,6 +15,7 @@ void read_gradient(Reader& r, NormGradient& g) {
   g.x = r.tensor(), g.dx = r.tensor(), g.norm = r.norm(), g.act = r.act();
   g.dgamma = static_cast<float*>(r.pointer()), g.dbeta = static_cast<float*>(r.pointer());
   g.accumulate = r.number() != 0;
+  g.before = g.dx;
   g.slope = static_cast<float*>(r.pointer()), g.constant = static_cast<float*>(r.pointer());
 }
 
