@@ -135,14 +135,28 @@ struct Tables {
   }
 };
 
-// Copies scale and shift (null: 1 and 0) into shared memory, padded with zeros to whole rows. The caller's next barrier publishes them.
+// Copies scale and shift (null: 1 and 0) of the channels from `first` to before `end` into shared memory, zeros past the last channel of
+// the rows. The caller's next barrier publishes them.
 template <class Math>
 LIGHTOPS_DEVICE void stage_scale_shift(float* pairs, const float* scale, const float* shift, int channels, int padded,
-                                       int threads) {
-  for (int c = thread_index(); c < padded; c += threads) {
+                                       int threads, int first, int end) {
+  for (int c = first + thread_index(); c < end; c += threads) {
     store_shared(pairs + table_place<Math>(c), scale ? load_global(scale + c, c < channels) : 1.f);
     store_shared(pairs + padded + table_place<Math>(c), scale ? load_global(shift + c, c < channels) : 0.f);
   }
+}
+template <class Math>
+LIGHTOPS_DEVICE void stage_scale_shift(float* pairs, const float* scale, const float* shift, int channels, int padded,
+                                       int threads) {
+  stage_scale_shift<Math>(pairs, scale, shift, channels, padded, threads, 0, padded);
+}
+// Of the chunks that a part of a reduction multiplies: of DenseNet-121's 992 channels one round of a block's threads instead of eight,
+// each of which would wait for memory before anything is multiplied.
+template <class Math, int kThreads>
+LIGHTOPS_DEVICE void stage_scale_shift(float* pairs, const ConvArgs& a, int first_chunk, int end_chunk) {
+  constexpr int kRow = kRowElements<Math>;
+  stage_scale_shift<Math>(pairs, a.scale, a.shift, a.x.channels, a.chunks * kRow, kThreads, first_chunk * kRow,
+                          end_chunk * kRow);
 }
 
 }  // namespace lightops::cuda

@@ -102,6 +102,8 @@ struct ResidentArgs {
   int steps;  // of its channels, in kStepBytes
   int tap_group;  // taps whose weights share a stage
   int first_stages;  // of a depthwise producer's halo: 2 to 4
+  int chunks_per_split;  // grid z shares the chunks out (depthwise alone); `first` says where the parts' sums are joined
+  int ring_offset;  // bytes from the producer's stages to the second product's; 0: in the same place, one after the other
   int units, units_per_block;  // column tiles of all groups; grid y shares them out
   int act;  // of the second product
 };
@@ -110,8 +112,9 @@ struct ResidentArgs {
 constexpr int rows_a_thread(int rows, int threads) { return (rows * kRowChunks + threads - 1) / threads; }
 
 // Tile shapes the implicit GEMM is instantiated for: pixels x output channels of a block. wide and tall: 16-bit types only.
-// compact: where shared memory is small.
-enum class Shape : int { wide, mid, narrow, small, compact, low, tall };
+// compact: where shared memory is small. tiny: for a grid that leaves multiprocessors idle; twice as many blocks as small has, with half
+// as many sums each to join where the reduction is split.
+enum class Shape : int { wide, mid, narrow, small, compact, low, tall, tiny };
 struct ShapeSize {
   int m, n, warps_m, warps_n, stages;
   int spatial_rows;  // halo rows a thread keeps coordinates of: bounds the tile's slots
@@ -127,13 +130,25 @@ constexpr ShapeSize shape_size(Shape shape) {
     case Shape::low: return {64, 128, 2, 4, 3, 0};
     case Shape::tall: return {256, 64, 8, 2, 2, 0};
     case Shape::small: return {64, 64, 2, 2, 6, 0};
+    case Shape::tiny: return {64, 32, 4, 1, 4, 12};
     default: return {64, 64, 2, 2, 3, 12};
   }
 }
 
 // Tile shapes of the fused pairs. `first_n` is the column tile of the squeeze product, 0 where the tile is filled without a product;
 // `first_warps` lists its warps.
-enum class PairShape : int { pixels128, deep128, pixels64, pixels32, fire32, fire64, fire32_wide, fire64_wide };
+enum class PairShape : int {
+  pixels128,
+  deep128,
+  pixels64,
+  pixels32,
+  fire32,
+  fire64,
+  fire32_wide,
+  fire64_wide,
+  fire32_ahead,
+  fire64_ahead
+};
 struct PairSize {
   int m, n, warps_m, warps_n, stages;
   int first_n, first_warps_m, first_warps_n, first_stages;
@@ -150,6 +165,9 @@ constexpr PairSize pair_size(PairShape shape) {
     // 256 rows hold 14x14 pixels with their border; 16-bit types only, fp32 would spill.
     case PairShape::fire32: return {256, 64, 8, 2, 2, 32, 8, 2, 2};
     case PairShape::fire64: return {256, 64, 8, 2, 2, 64, 8, 2, 2};
+    // For a grid that leaves multiprocessors idle: its blocks wait for memory at every stage, so more of them are under way.
+    case PairShape::fire32_ahead: return {128, 64, 4, 2, 3, 32, 4, 2, 4};
+    case PairShape::fire64_ahead: return {128, 64, 4, 2, 3, 64, 4, 2, 4};
     case PairShape::fire32_wide: return {128, 64, 4, 2, 2, 32, 4, 2, 2};
     default: return {128, 64, 4, 2, 2, 64, 4, 2, 2};
   }

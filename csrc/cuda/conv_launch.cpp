@@ -20,6 +20,12 @@ Result dispatch(const ConvPlan& plan, Arithmetic arithmetic, StreamHandle stream
 
 }  // namespace
 
+Result join_in(void* workspace, const Device& device, ConvArgs* args, StreamHandle stream, bool cleared) {
+  args->arrivals = static_cast<int*>(workspace);
+  args->partial = reinterpret_cast<float*>(static_cast<unsigned char*>(workspace) + arrivals_bytes(device));
+  return cleared ? Result{} : clear_arrivals(workspace, device, stream);
+}
+
 Result run_conv(const ConvProblem& problem, DType type, const Device& device, void* workspace, StreamHandle stream,
                 bool cleared) {
   if (element_bytes(type) == 0) return {"the CUDA kernels take float16, bfloat16 and float32", 0};
@@ -30,12 +36,8 @@ Result run_conv(const ConvProblem& problem, DType type, const Device& device, vo
   if (plan.refusal) return {plan.refusal, 0};
   if (plan.blocks == 0 || plan.args.out.channels == 0) return {};
   if (plan.splits > 1) {
-    plan.args.arrivals = static_cast<int*>(workspace);
-    plan.args.partial = reinterpret_cast<float*>(static_cast<unsigned char*>(workspace) + arrivals_bytes(device));
-    if (!cleared) {
-      const Result result = clear_arrivals(workspace, device, stream);
-      if (!result.ok()) return result;
-    }
+    const Result result = join_in(workspace, device, &plan.args, stream, cleared);
+    if (!result.ok()) return result;
   }
   return dispatch(plan, arithmetic_of(type, device), stream);
 }

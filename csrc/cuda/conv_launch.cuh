@@ -48,6 +48,7 @@ int launch_plan(const ConvPlan& plan, Stream stream) {
         case Shape::mid: return launch_shape<Math, Shape::mid, PointwiseLoader, rows_of(Shape::mid)>(plan, stream);
         case Shape::small:
           return launch_shape<Math, Shape::small, PointwiseLoader, rows_of(Shape::small)>(plan, stream);
+        case Shape::tiny: return launch_shape<Math, Shape::tiny, PointwiseLoader, rows_of(Shape::tiny)>(plan, stream);
         case Shape::compact:
           return launch_shape<Math, Shape::compact, PointwiseLoader, rows_of(Shape::compact)>(plan, stream);
         default: return kUnknown;
@@ -57,6 +58,8 @@ int launch_plan(const ConvPlan& plan, Stream stream) {
         case Shape::mid: return launch_shape<Math, Shape::mid, SpatialLoader, halo_rows_of(Shape::mid)>(plan, stream);
         case Shape::narrow:
           return launch_shape<Math, Shape::narrow, SpatialLoader, halo_rows_of(Shape::narrow)>(plan, stream);
+        case Shape::tiny:
+          return launch_shape<Math, Shape::tiny, SpatialLoader, halo_rows_of(Shape::tiny)>(plan, stream);
         case Shape::compact:
           return launch_shape<Math, Shape::compact, SpatialLoader, halo_rows_of(Shape::compact)>(plan, stream);
         default: return kUnknown;

@@ -25,6 +25,8 @@ Result launch_stationary_bf16(const StationaryPlan& plan, StreamHandle stream);
 // are zero, because clear_arrivals or another convolution had it before; a sequence of them so saves a launch each.
 Result run_conv(const ConvProblem& problem, DType type, const Device& device, void* workspace, StreamHandle stream,
                 bool cleared = false);
+// Where the parts of a split reduction leave their sums, and the counters, cleared unless they are.
+Result join_in(void* workspace, const Device& device, ConvArgs* args, StreamHandle stream, bool cleared = false);
 Result clear_arrivals(void* workspace, const Device& device, StreamHandle stream);
 int64_t conv_workspace(const ConvProblem& problem, const Device& device);
 // How many tiles of pixels the kernel takes statistics of where moments are asked for; 0: the kernel that serves takes none.

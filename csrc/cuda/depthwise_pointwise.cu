@@ -23,11 +23,12 @@ PairProblem problem_of(const DepthwisePointwiseParams& p) {
 
 }  // namespace
 
-int64_t depthwise_pointwise_cuda_workspace(const DepthwisePointwiseParams&, const Device&) { return 0; }
+int64_t depthwise_pointwise_cuda_workspace(const DepthwisePointwiseParams& p, const Device& device) {
+  return element_bytes(p.type) ? pair_workspace(problem_of(p), device) : 0;
+}
 
 Result depthwise_pointwise_cuda(const DepthwisePointwiseParams& p, const Device& device, StreamHandle stream) {
-  if (element_bytes(p.type) == 0) return {"the CUDA kernels take float16, bfloat16 and float32", 0};
-  return launch_pair(plan_pair(problem_of(p), device), arithmetic_of(p.type, device), stream);
+  return run_pair(problem_of(p), p.type, device, p.workspace, stream);
 }
 
 }  // namespace lightops::cuda

@@ -40,11 +40,12 @@ PairProblem problem_of(const FireParams& p) {
 
 }  // namespace
 
-int64_t fire_cuda_workspace(const FireParams&, const Device&) { return 0; }
+int64_t fire_cuda_workspace(const FireParams& p, const Device& device) {
+  return element_bytes(p.type) ? pair_workspace(problem_of(p), device) : 0;
+}
 
 Result fire_cuda(const FireParams& p, const Device& device, StreamHandle stream) {
-  if (element_bytes(p.type) == 0) return {"the CUDA kernels take float16, bfloat16 and float32", 0};
-  return launch_pair(plan_pair(problem_of(p), device), arithmetic_of(p.type, device), stream);
+  return run_pair(problem_of(p), p.type, device, p.workspace, stream);
 }
 
 }  // namespace lightops::cuda

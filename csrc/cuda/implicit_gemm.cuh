@@ -5,6 +5,8 @@
 // kStages - 1 iterations ahead; an iteration is one group of one chunk and has one barrier:
 //   wait for the stage -> the loader finishes its own chunks (batch norm, activation) -> barrier -> start the copies of
 //   iteration + kStages - 1 (into the stage every warp has left before the barrier) -> multiply.
+// Everything else that comes from memory at the start, bias, scale and shift, is asked for behind the first copies: asked for before,
+// each was a wait of its own, and a block of a small grid does little more than wait.
 // With several groups A needs two stages only: the next chunk's A is started kStages - 1 iterations before its first use, when
 // the chunk before the current one is no longer read (needs groups >= kStages - 1).
 // Whatever is the same for a row, a column or a tap is in tables (addressing.cuh): divisions by sizes that only the launch knows
@@ -83,9 +85,11 @@ struct Weights {
   }
 };
 
-template <class Block, class Loader>
+// `meanwhile` runs behind the first copies and before the first barrier.
+template <class Block, class Loader, class Meanwhile>
 LIGHTOPS_DEVICE void accumulate(const ConvArgs& a, Loader& loader, unsigned char* shared, const int* tap_table,
-                                int column, int first, int last, typename Block::Warp& warp) {
+                                int column, int first, int last, typename Block::Warp& warp,
+                                const Meanwhile& meanwhile) {
   using Warp = typename Block::Warp;
   constexpr int kChunkSteps = kRowBytes / kStepBytes;
   const int taps = !Loader::kManyTaps ? 1 : a.geometry.kernel_h * a.geometry.kernel_w;
@@ -128,6 +132,8 @@ LIGHTOPS_DEVICE void accumulate(const ConvArgs& a, Loader& loader, unsigned char
   loader.start(first_chunk);
 #pragma unroll
   for (int s = 0; s < Block::kStages - 1; ++s) copy_next(s == 0);
+  meanwhile();
+  loader.settle(first_chunk, last_chunk + (last_tap_of_all > 0));
 
   warp.clear();
   int stage_a = 0, stage_b = 0;
@@ -167,6 +173,13 @@ LIGHTOPS_DEVICE void accumulate(const ConvArgs& a, Loader& loader, unsigned char
 // What a block stores: its tile; the maxima of pool windows over it; these with their places.
 enum class Output : int { tile, pooled, placed };
 
+// At least so many bytes of stages does an epilogue find: the weights', or the staged tile that is larger.
+template <class Block>
+constexpr int kReused =
+    pipeline_bytes(Block::size(), 0, 1, 1) > Block::kM* kStagedPitch<typename Block::Math, Block::kN>
+        ? pipeline_bytes(Block::size(), 0, 1, 1)
+        : Block::kM * kStagedPitch<typename Block::Math, Block::kN>;
+
 // Grid: x = tile * column tiles + column tile (column tiles of one tile run together, so that A comes from L2), y = split.
 template <class Block, class Loader, Output kOutput>
 LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(Block::kThreads, Block::kBlocks)
@@ -183,14 +196,9 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(Block::kThreads, Block::kBlocks)
     pool_x = place.x / a.tile.tile_w * a.pooled_w;
     place.y = pool_y * a.pool.stride_h - a.pool.pad_h;
     place.x = pool_x * a.pool.stride_w - a.pool.pad_w;
-  } else {
-    tables.fill_pixels(a.tile, place, a.out.height, a.out.width, Block::kM, Block::kThreads);
   }
-  tables.fill_bias(a.bias, column, a.out.channels, Block::kN, Block::kThreads);
   const int taps = !Loader::kManyTaps ? 1 : a.geometry.kernel_h * a.geometry.kernel_w;
   const int group = !Loader::kManyTaps ? 1 : a.tap_group;
-  if (Loader::kManyTaps) { tables.fill_taps(a.tile, a.geometry, Block::kThreads); }
-  // The tables are read behind the pipeline's first barrier.
   Loader loader(a, place,
                 shared + stages_bytes(Block::size(), a.tile.slots, (taps + group - 1) / group, group,
                                       sizeof(typename Math::Store)));
@@ -198,7 +206,12 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(Block::kThreads, Block::kBlocks)
   const int iterations = a.chunks * ((taps + group - 1) / group), first = block_y() * a.iterations_per_split;
   const int last = first + a.iterations_per_split < iterations ? first + a.iterations_per_split : iterations;
   typename Block::Warp sums;
-  accumulate<Block>(a, loader, shared, tables.tap, column, first, last, sums);
+  accumulate<Block>(a, loader, shared, tables.tap, column, first, last, sums, [&] {
+    if (kOutput == Output::tile)
+      tables.fill_pixels(a.tile, place, a.out.height, a.out.width, Block::kM, Block::kThreads);
+    if (Loader::kManyTaps) tables.fill_taps(a.tile, a.geometry, Block::kThreads);
+    tables.fill_bias(a.bias, column, a.out.channels, Block::kN, Block::kThreads);
+  });
 
   if (a.partial && !join_splits<Block>(sums, a, block_x(), a.images * a.tile.tiles_y * a.tile.tiles_x * a.column_tiles,
                                        block_y(), tables.tap))
@@ -211,8 +224,7 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(Block::kThreads, Block::kBlocks)
                                                                                    column);
   } else if (a.moments) {
     using Moments = TileMoments<Math, Block::kN, Block::kThreads>;
-    static_assert(Moments::kBytes <= Block::kM * kStagedPitch<Math, Block::kN>,
-                  "the sums take the staged tile's place");
+    static_assert(Moments::kBytes <= kReused<Block>, "the sums take the place of the stages");
     Moments moments(shared);
     store_tile<Math, Block::kM, Block::kN, Block::kThreads>(shared, a.out, a.residual, tables.pixel, place.image,
                                                             column, [&](const Vec16& raw) { moments.add(raw); });

@@ -42,6 +42,7 @@ DepthwisePointwiseParams rest(const InvertedResidualParams& p) {
   d.pw_bias = p.pw_bias;
   d.pw_act = Act::none;
   if (p.residual) d.residual = p.x;
+  d.workspace = static_cast<unsigned char*>(p.workspace) + hidden_bytes(p);
   return d;
 }
 
@@ -49,7 +50,8 @@ DepthwisePointwiseParams rest(const InvertedResidualParams& p) {
 
 int64_t inverted_residual_cuda_workspace(const InvertedResidualParams& p, const Device& device) {
   if (element_bytes(p.type) == 0) return 0;
-  return hidden_bytes(p) + conv1x1_bn_act_cuda_workspace(expansion(p), device);
+  return hidden_bytes(p) + std::max(conv1x1_bn_act_cuda_workspace(expansion(p), device),
+                                    depthwise_pointwise_cuda_workspace(rest(p), device));
 }
 
 Result inverted_residual_cuda(const InvertedResidualParams& p, const Device& device, StreamHandle stream) {

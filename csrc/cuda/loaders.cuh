@@ -1,6 +1,7 @@
 // A-loaders of the implicit GEMM: each fills one stage of the shared A tile with 128 bytes of channels per row.
 //   start(chunk)          runs once, before the first chunk
 //   issue(chunk, stage)   starts the copies of a chunk of the reduction
+//   settle(first, end)    runs once, behind the first copies: what finish() looks up of chunks first to end
 //   finish(chunk, stage)  runs after the copies have landed, on the thread's own 16-byte chunks only, so that it needs no
 //                         barrier beyond the one the pipeline has anyway
 // Thread t owns chunk t % 8 of the rows t / 8, t / 8 + threads / 8, ...: eight neighbours read one 128-byte row, and one
@@ -32,10 +33,6 @@ struct HaloLoader {
     const Tile& t = a.tile;
     const Geometry& g = a.geometry;
     padded = a.chunks * kRowElements<Math>;
-    if (a.scale) {
-      stage_scale_shift<Math>(reinterpret_cast<float*>(extra), a.scale, a.shift, a.x.channels, padded, kThreads);
-      sync_threads();  // the pairs are read before the pipeline's first barrier
-    }
 #pragma unroll
     for (int i = 0; i < kMaxRows; ++i) {
       const int slot = thread_index() / kRowChunks + i * (kThreads / kRowChunks);
@@ -61,6 +58,11 @@ struct HaloLoader {
   }
 
   LIGHTOPS_DEVICE void start(int) {}
+  LIGHTOPS_DEVICE void settle(int first, int end) {
+    if (!args.scale) return;
+    stage_scale_shift<Math, kThreads>(const_cast<float*>(pairs), args, first, end);
+    sync_threads();  // the pairs are read before the pipeline's first barrier
+  }
 
   LIGHTOPS_DEVICE void issue(int chunk, unsigned char* stage) {
     const int c = channel(chunk);
@@ -133,6 +135,7 @@ struct PooledLoader {
   const ConvArgs& args;
   const float* pairs;
   int padded;
+  int last;  // chunk of the block's part of the reduction, and one
   int corner[kMaxRows];  // y * width + x of the row's first pixel, -1: no such row
   const typename Math::Store* image;
   Vec16 fetched[kMaxRows][4];
@@ -141,9 +144,8 @@ struct PooledLoader {
       : args(a),
         pairs(reinterpret_cast<float*>(extra)),
         padded(a.chunks * kRowElements<Math>),
+        last(a.chunks),
         image(element<Math>(a.x, place.image * a.x.image)) {
-    stage_scale_shift<Math>(reinterpret_cast<float*>(extra), a.scale, a.shift, a.x.channels, padded, kThreads);
-    sync_threads();
 #pragma unroll
     for (int i = 0; i < kMaxRows; ++i) {
       const int r = thread_index() / kRowChunks + i * (kThreads / kRowChunks);
@@ -158,6 +160,11 @@ struct PooledLoader {
   }
 
   LIGHTOPS_DEVICE void start(int chunk) { fetch(chunk); }
+  LIGHTOPS_DEVICE void settle(int first, int end) {
+    stage_scale_shift<Math, kThreads>(const_cast<float*>(pairs), args, first, end);
+    sync_threads();
+    last = end;
+  }
   LIGHTOPS_DEVICE void fetch(int chunk) {
     const int c = channel(chunk);
     const int64_t first = image - element<Math>(args.x, 0);
@@ -165,7 +172,7 @@ struct PooledLoader {
     for (int i = 0; i < kMaxRows; ++i)
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
-        const bool on = corner[i] >= 0 && chunk < args.chunks;
+        const bool on = corner[i] >= 0 && chunk < last;
         fetched[i][k] =
             load_chunk<Math>(args.x, first + (on ? corner[i] + k / 2 * args.x.width + k % 2 : 0) * args.x.pixel, c, on);
       }
@@ -284,6 +291,7 @@ struct GatherLoader {
   }
 
   LIGHTOPS_DEVICE void start(int) {}
+  LIGHTOPS_DEVICE void settle(int, int) {}
 
   LIGHTOPS_DEVICE void issue(int chunk, unsigned char* stage) {
     // Past the last step nothing is read.

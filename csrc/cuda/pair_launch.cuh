@@ -26,8 +26,9 @@ struct PairKernel {
  private:
   template <auto kKernel>
   static int start(const PairPlan& plan, Stream stream) {
-    return launch<kKernel>(static_cast<unsigned>(plan.blocks), static_cast<unsigned>(plan.shares), 1, Block::kThreads,
-                           static_cast<unsigned>(plan.shared), stream, plan.args);
+    return launch<kKernel>(static_cast<unsigned>(plan.blocks), static_cast<unsigned>(plan.shares),
+                           static_cast<unsigned>(plan.splits), Block::kThreads, static_cast<unsigned>(plan.shared),
+                           stream, plan.args);
   }
 };
 
@@ -48,6 +49,14 @@ int launch_pair_shape(const PairPlan& plan, Stream stream) {
     case PairShape::fire64:
       if constexpr (sizeof(typename Math::Store) == 2)
         return PairKernel<Math, PairShape::fire64>::launch_squeeze(plan, stream);
+      break;
+    case PairShape::fire32_ahead:
+      if constexpr (sizeof(typename Math::Store) == 2)
+        return PairKernel<Math, PairShape::fire32_ahead>::launch_squeeze(plan, stream);
+      break;
+    case PairShape::fire64_ahead:
+      if constexpr (sizeof(typename Math::Store) == 2)
+        return PairKernel<Math, PairShape::fire64_ahead>::launch_squeeze(plan, stream);
       break;
     case PairShape::fire32_wide:
       if constexpr (sizeof(typename Math::Store) == 4)

@@ -11,6 +11,8 @@ Result launch_pair_bf16(const PairPlan& plan, StreamHandle stream);
 Result launch_pair_tf32(const PairPlan& plan, StreamHandle stream);
 Result launch_pair_f32(const PairPlan& plan, StreamHandle stream);
 
-Result launch_pair(const PairPlan& plan, Arithmetic arithmetic, StreamHandle stream);
+// Plans and launches; `workspace` holds pair_workspace bytes.
+Result run_pair(const PairProblem& problem, DType type, const Device& device, void* workspace, StreamHandle stream);
+int64_t pair_workspace(const PairProblem& problem, const Device& device);
 
 }  // namespace lightops::cuda

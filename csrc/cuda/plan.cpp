@@ -235,6 +235,8 @@ ConvPlan plan_conv(const ConvProblem& p, const Device& device) {
     ConvPlan best;
     best.refusal = "the channels' scale and shift do not fit shared memory beside the tile";
     for (const Shape shape : shapes) {
+      const bool stands_in = shape == Shape::compact && !best.refusal && best.shape == Shape::small;
+      if (stands_in || (shape == Shape::tiny && !p.tiny)) continue;  // compact is small where that does not fit
       ConvPlan trial = plan;
       trial.shape = shape;
       plan_tiles(trial, p, device, extra);
@@ -250,11 +252,13 @@ ConvPlan plan_conv(const ConvProblem& p, const Device& device) {
   };
   switch (plan.load) {
     case Load::pointwise:
-      plan = half && a.out.channels > 64 ? choose({Shape::wide, Shape::mid, Shape::small})
-                                         : choose({Shape::mid, Shape::small});
+      plan = half && a.out.channels > 64 ? choose({Shape::wide, Shape::mid, Shape::small, Shape::compact, Shape::tiny})
+                                         : choose({Shape::mid, Shape::small, Shape::compact, Shape::tiny});
       break;
     case Load::spatial:
-      plan = a.out.channels <= 32 ? choose({Shape::narrow, Shape::compact}) : choose({Shape::mid, Shape::compact});
+      plan = a.out.channels > 32 ? choose({Shape::mid, Shape::compact, Shape::tiny})
+             : p.tiny            ? choose({Shape::narrow, Shape::tiny})
+                                 : choose({Shape::narrow, Shape::compact});
       break;
     case Load::pooled: plan = choose({Shape::low}); break;
     default:

@@ -62,6 +62,7 @@ struct ConvProblem {
   bool pooled = false;  // stem: max-pool behind the convolution
   Window pool;
   unsigned char* places = nullptr;  // pooled: [N, H', W', O], dense; null: not wanted
+  bool tiny = true;  // the smallest tile may serve
   // Training: where the kernel leaves statistics of the output (ConvArgs::moments), of as many tiles as conv_parts says.
   float *moments = nullptr, *counts = nullptr;
 };

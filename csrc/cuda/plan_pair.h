@@ -15,7 +15,9 @@ struct PairPlan {
   ResidentArgs args{};
   int64_t blocks = 0;
   int shares = 1;  // grid y
+  int splits = 1;  // grid z
   int shared = 0;
+  int64_t workspace = 0;  // bytes
 };
 
 struct PairOutput {

@@ -23,8 +23,9 @@ struct DepthwiseProducer {
   static constexpr int kElements = kChunkElements<Math>;
   using Loader = SpatialLoader<Math, Block::kThreads, kHaloRows>;
 
-  static LIGHTOPS_DEVICE void issue(const ConvArgs& f, Loader& loader, int chunk, int taps, unsigned char* stage) {
-    if (chunk < f.chunks) {
+  static LIGHTOPS_DEVICE void issue(const ConvArgs& f, Loader& loader, int chunk, int last, int taps,
+                                    unsigned char* stage) {
+    if (chunk < last) {
       loader.issue(chunk, stage);
       const int quarter = thread_index() % kRowChunks, c = loader.channel(chunk);
       const auto* weight = reinterpret_cast<const Store*>(f.weight);
@@ -135,25 +136,26 @@ struct DepthwiseProducer {
     }
   }
 
+  // Chunks first to before last.
   static LIGHTOPS_DEVICE void fill(const ResidentArgs& a, TilePlace place, const Tables& tables,
-                                   unsigned char* resident, unsigned char* scratch) {
+                                   unsigned char* resident, unsigned char* scratch, int first, int last) {
     const ConvArgs& f = a.first;
     const Geometry& g = f.geometry;
     const int taps = g.kernel_h * g.kernel_w;
     const int stage_bytes = (f.tile.slots + taps) * kRowBytes;
     Loader loader(f, place, nullptr);
     const int stages = a.first_stages;
-    for (int chunk = 0; chunk < stages - 1; ++chunk) issue(f, loader, chunk, taps, scratch + chunk * stage_bytes);
+    for (int i = 0; i < stages - 1; ++i) issue(f, loader, first + i, last, taps, scratch + i * stage_bytes);
     tables.fill_taps(f.tile, g, Block::kThreads);
     int here = 0;
-    for (int chunk = 0; chunk < f.chunks; ++chunk) {
+    for (int chunk = first; chunk < last; ++chunk) {
       if (stages == 4) cp_async_wait<2>();
       else if (stages == 3) cp_async_wait<1>();
       else cp_async_wait<0>();
       sync_threads();
       const int ahead = here == 0 ? stages - 1 : here - 1;  // the stage of the chunk before
-      issue(f, loader, chunk + stages - 1, taps, scratch + ahead * stage_bytes);
-      unsigned char* const out = resident + chunk * Block::kM * kRowBytes;
+      issue(f, loader, chunk + stages - 1, last, taps, scratch + ahead * stage_bytes);
+      unsigned char* const out = resident + (chunk - first) * Block::kM * kRowBytes;
       const unsigned char* const stage = scratch + here * stage_bytes;
       here = here + 1 == stages ? 0 : here + 1;
       const int channel = chunk * kRowElements<Math>;
@@ -183,7 +185,7 @@ struct SqueezeProducer {
   static_assert(First::kThreads == Block::kThreads, "both products use the same warps");
 
   static LIGHTOPS_DEVICE void fill(const ResidentArgs& a, TilePlace place, const Tables& tables,
-                                   unsigned char* resident, unsigned char* scratch) {
+                                   unsigned char* resident, unsigned char* scratch, int, int) {
     const ConvArgs& f = a.first;
     const TilePlace halo{place.image, place.y - a.geometry.pad_h, place.x - a.geometry.pad_w};
     tables.fill_pixels(f.tile, halo, f.x.height, f.x.width, First::kM, First::kThreads);
@@ -193,7 +195,8 @@ struct SqueezeProducer {
 #pragma unroll 1
     for (int column = 0; column < f.out.channels; column += First::kN) {
       typename First::Warp sums;
-      accumulate<First>(f, loader, scratch, nullptr, column, 0, f.chunks, sums);  // one tap: an iteration a chunk
+      // One tap: an iteration a chunk.
+      accumulate<First>(f, loader, scratch, nullptr, column, 0, f.chunks, sums, [] {});
       sums.each_column([&](int n, const auto& each_row) {
         const int c = column + First::warp_column() + n;
         if (c >= last) return;

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 def depthwise_pointwise(seed: int) -> Case:
     d = Draw(seed)
-    n, c, o = d.between(1, 3), d.channels(140), d.channels(200)
+    n, c, o = d.between(1, 3), d.depth(140), d.channels(200)
     k = d.pick(3, 3, 3, 3, 5, 2)
     stride, dilation = d.pick(1, 1, 2), d.pick(1, 1, 1, 2)
     padding = d.between(0, k - 1)
@@ -48,7 +48,7 @@ def depthwise_pointwise(seed: int) -> Case:
 
 def fire(seed: int) -> Case:
     d = Draw(seed)
-    n, c, s = d.between(1, 2), d.channels(120), d.channels(64)
+    n, c, s = d.between(1, 2), d.depth(120), d.channels(64)
     e1, e3 = d.channels(100), d.channels(100)
     h, w = d.side(1, 17), d.side(1, 17)
     x = d.values(n, c, h, w)
@@ -138,7 +138,7 @@ def dense_block_truth(case: Case) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
 
 def inverted_residual(seed: int) -> Case:
     d = Draw(seed)
-    n, c, hidden = d.between(1, 2), d.channels(40), d.channels(120)
+    n, c, hidden = d.between(1, 2), d.channels(40), d.depth(120)
     k, stride = d.pick(3, 3, 3, 5), d.pick(1, 1, 2)
     padding = k // 2
     h, w = d.side(2, 14), d.side(2, 14)

@@ -180,11 +180,11 @@ def head(emulator, c: int, hw: int, gpu: Gpu, dtype=torch.float16) -> Traffic:
     return measure(emulator, "head", fields, {"x": x}, {"out": out}, {"scale": scale, "shift": shift}, gpu)
 
 
-def grids(emulator: Emulator, op, args: tuple, gpu: Gpu) -> list[tuple[int, int]]:
-    """Blocks of every launch of one call, x and y; nothing is executed."""
+def grids(emulator: Emulator, op, args: tuple, gpu: Gpu) -> list[tuple[int, ...]]:
+    """Blocks of every launch of one call, x, y and, where there are, z; nothing is executed."""
     with emulator.dry():
         op(emulator, *args, gpu)
-    return [(x, y) for x, y, *_ in emulator_counters(emulator)["grids"]]
+    return [(x, y, z) if z > 1 else (x, y) for x, y, z, *_ in emulator_counters(emulator)["grids"]]
 
 
 # One entry a distinct shape: op, arguments.

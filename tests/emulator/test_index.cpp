@@ -99,9 +99,45 @@ void keys() {
     }
 }
 
+// Parts of a pair's reduction cover its chunks once, their counters and sums fit the workspace, shared memory its limit; a grid that
+// fills the chip is not split, and keeps the weights' ring in the place of the producer's stages.
+void pairs() {
+  for (const int multiprocessors : {1, 8, 132})
+    for (const int shared : {99, 163, 227})
+      for (const int side : {7, 14, 28, 56})
+        for (int channels = 32; channels <= 1024; channels += 96)
+          for (const int images : {1, 3, 256})
+            for (const int bytes : {2, 4}) {
+              PairProblem p;
+              p.element_bytes = bytes;
+              p.first = First::depthwise;
+              p.window = {{3, 3}, {1, 1}, {1, 1}, {1, 1}};
+              p.x = tensor(images, side, side, channels);
+              p.middle = channels;
+              p.output[0].out = p.x;
+              const Device device{multiprocessors, shared * 1024, false};
+              const PairPlan plan = plan_pair(p, device);
+              if (plan.refusal) continue;
+              const ResidentArgs& a = plan.args;
+              const int64_t grid = plan.blocks * plan.shares;
+              CHECK(plan.shared <= device.shared_limit);
+              CHECK((plan.splits - 1) * a.chunks_per_split < a.chunks && plan.splits * a.chunks_per_split >= a.chunks);
+              CHECK(plan.splits == 1 || grid * plan.splits <= multiprocessors);
+              CHECK(a.ring_offset == 0 || grid * plan.splits <= multiprocessors);
+              if (plan.splits == 1) {
+                CHECK(plan.workspace == 0);
+                continue;
+              }
+              const PairSize s = pair_size(plan.shape);
+              CHECK(plan.blocks * a.units * 4 <= arrivals_bytes(device));
+              CHECK(plan.workspace >= arrivals_bytes(device) + plan.splits * plan.blocks * a.units * s.m * s.n * 4);
+            }
+}
+
 int main() {
   offsets();
   planner();
+  pairs();
   tiles();
   keys();
 }

@@ -55,6 +55,30 @@ MUTANTS = {
         "",
         ["dense_block"],
     ),
+    "every part of a pair begins at the first channel": (
+        "resident.cuh",
+        "const int first_chunk = block_z() * a.chunks_per_split;",
+        "const int first_chunk = 0;",
+        ["depthwise_pointwise"],
+    ),
+    "weights that come ahead in the place of the producer's stages": (
+        "resident.cuh",
+        "unsigned char* const ring = scratch + a.ring_offset;",
+        "unsigned char* const ring = scratch;",
+        ["depthwise_pointwise", "fire"],
+    ),
+    "parts of a pair leave their sums in one place": (
+        "resident.cuh",
+        "a.first.images * a.tile.tiles_y * a.tile.tiles_x * a.units, block_z(), tables.tap",
+        "a.first.images * a.tile.tiles_y * a.tile.tiles_x * a.units, 0, tables.tap",
+        ["depthwise_pointwise"],
+    ),
+    "scale of a part's first chunk alone": (
+        "addressing.cuh",
+        "first_chunk * kRow,\n                          end_chunk * kRow);",
+        "first_chunk * kRow,\n                          first_chunk * kRow + kRow);",
+        ["dense_block"],
+    ),
     "split that starts within a chunk does not load it": (
         "implicit_gemm.cuh",
         "if (at_start || copy_tap == 0) {",

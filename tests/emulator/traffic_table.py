@@ -33,7 +33,7 @@ GRIDS = """
 ## Blocks of one image on 132 multiprocessors
 
 Batch 1, fp16, an H100's number of multiprocessors and its shared memory. Grids of the launches, `tiles x parts of the
-reduction` or, of fused pairs, `tiles x shares of the output channels`.
+reduction` or, of fused pairs, `tiles x shares of the output channels` and `x parts of the reduction`.
 
 | op | grids |
 |---|---|"""
@@ -83,7 +83,7 @@ def row(name: str, t: Traffic) -> str:
 def page(emulator: Emulator, traffic: dict[str, Traffic]) -> str:
     lines = [HEAD, *(row(name, t) for name, t in traffic.items()), GRIDS]
     for name, (op, args) in SINGLE.items():
-        lines.append(f"| {name} | {', '.join(f'{x}x{y}' for x, y in grids(emulator, op, args, H100))} |")
+        lines.append(f"| {name} | {', '.join('x'.join(map(str, grid)) for grid in grids(emulator, op, args, H100))} |")
     return "\n".join(lines) + "\n"
 
 

@@ -15,6 +15,7 @@ GradientPlan plan_gradient(const GradientProblem& p, const Device& device) {
   Device rest = device;
   rest.shared_limit -= kNormBytes;
   ConvProblem conv = p.conv;
+  conv.tiny = false;  // not built: what goes through the norm would be read by twice as many blocks
   const bool taps = conv.window.kernel[0] > 0 && conv.window.kernel[1] > 0;
   if (!taps) conv.window = Window{};
   plan.conv = plan_conv(conv, rest);

@@ -163,7 +163,7 @@ LIGHTOPS_KERNEL LIGHTOPS_LAUNCH_BOUNDS(Block::kThreads, Block::kBlocks)
   // The tables are read behind the pipeline's first barrier.
   Loader loader(c, place, nullptr);
   typename Block::Warp sums;
-  accumulate<Block>(c, loader, shared, tables.tap, column, 0, c.chunks * ((taps + group - 1) / group), sums);
+  accumulate<Block>(c, loader, shared, tables.tap, column, 0, c.chunks * ((taps + group - 1) / group), sums, [] {});
   stage_tile<Math, Block::kN>(shared, sums, Block::warp_row(), Block::warp_column(), tables.bias, Activation<Math>(0));
   sync_threads();
   Store store(a, shared, tables.pixel, norm, place.image, column);
