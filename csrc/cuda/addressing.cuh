@@ -12,6 +12,12 @@ constexpr LIGHTOPS_DEVICE int64_t pixel_offset(const View& v, int n, int64_t pix
   return n * v.image + pixel * v.pixel;
 }
 
+// Address of a pixel, in a view made of whole chunks: of 64-bit sizes it took 28 instructions a copied chunk, most of them products.
+template <class T>
+LIGHTOPS_DEVICE T* pixel_at(T* first, const View& v, int pixel) {
+  return further(first, pixel, v.pitch);
+}
+
 template <class Math>
 LIGHTOPS_DEVICE const typename Math::Store* element(const View& v, int64_t offset) {
   return reinterpret_cast<const typename Math::Store*>(v.data) + offset;

@@ -16,7 +16,8 @@ struct View {
   unsigned char* data;
   int64_t pixel, image;  // elements
   int height, width, channels;
-  bool vector;  // 16-byte chunks of channels are aligned and whole
+  bool vector;  // 16-byte chunks of channels are aligned and whole, and `pitch` holds a pixel's distance
+  int pitch;  // bytes from pixel to pixel: 32 bits, so that a pixel's address is one multiply-add
 };
 
 struct Geometry { int kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w; };

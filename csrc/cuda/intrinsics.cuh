@@ -55,6 +55,23 @@ LIGHTOPS_DEVICE float reciprocal_approx(float x) {
 }
 // Correctly rounded.
 LIGHTOPS_DEVICE float square_root(float x) { return sqrtf(x); }
+// The same value, in a register from here on: the compiler would rather compute it anew in every round of a loop.
+LIGHTOPS_DEVICE uint32_t keep(uint32_t value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+// `count` times `bytes` further on, by one instruction; left to itself the compiler may widen both factors first.
+template <class T>
+LIGHTOPS_DEVICE T* further(T* pointer, int count, int bytes) {
+  T* result;
+  asm("mad.wide.s32 %0, %1, %2, %3;" : "=l"(result) : "r"(count), "r"(bytes), "l"(pointer));
+  return result;
+}
+template <class T>
+LIGHTOPS_DEVICE T* keep(T* pointer) {
+  asm volatile("" : "+l"(pointer));
+  return pointer;
+}
 LIGHTOPS_DEVICE float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
 // Two values to one register and back: one instruction a pair.
 LIGHTOPS_DEVICE uint32_t pack_f16x2(float low, float high) {

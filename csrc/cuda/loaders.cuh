@@ -32,6 +32,7 @@ struct HaloLoader {
       : args(a), pairs(reinterpret_cast<float*>(extra)), image(element<Math>(a.x, place.image * a.x.image)) {
     const Tile& t = a.tile;
     const Geometry& g = a.geometry;
+    if (kTapsMany) image = keep(image);
     padded = a.chunks * kRowElements<Math>;
 #pragma unroll
     for (int i = 0; i < kMaxRows; ++i) {
@@ -73,7 +74,10 @@ struct HaloLoader {
       for (int i = 0; i < kMaxRows; ++i) {
         if (pixel[i] == -2) continue;
         const bool on = pixel[i] >= 0 && some;
-        cp_async16(mine(stage, i), from + (on ? pixel[i] * args.x.pixel : 0), on);
+        // The widest pointwise tile has no registers left for the shorter way: it would spill.
+        const auto* const at =
+            kTapsMany ? pixel_at(from, args.x, on ? pixel[i] : 0) : from + (on ? pixel[i] * args.x.pixel : 0);
+        cp_async16(mine(stage, i), at, on);
       }
       return;
     }

@@ -151,7 +151,9 @@ View view_of(const Nhwc& t, int bytes) {
   v.width = static_cast<int>(t.w);
   v.channels = static_cast<int>(t.c);
   const int chunk = kChunkBytes / bytes;
-  v.vector = t.c % chunk == 0 && t.pixel % chunk == 0 && (t.n <= 1 || t.image % chunk == 0) &&
+  const bool near = t.pixel >= 0 && t.pixel * bytes < kIndexLimit;
+  v.pitch = near ? static_cast<int>(t.pixel * bytes) : 0;
+  v.vector = near && t.c % chunk == 0 && t.pixel % chunk == 0 && (t.n <= 1 || t.image % chunk == 0) &&
              reinterpret_cast<std::uintptr_t>(t.data) % kChunkBytes == 0;
   return v;
 }

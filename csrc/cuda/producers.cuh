@@ -82,58 +82,118 @@ struct DepthwiseProducer {
     }
   }
 
-  // On the tensor cores. A warp takes one 16-byte chunk of channels and the pixels 16 at a time; chunks past the last channel are not
-  // shared out.
-  template <int kTaps>
-  static LIGHTOPS_DEVICE void convolve_diagonal(const ConvArgs& f, const unsigned char* stage, const int* shifts,
-                                                int first_channel, unsigned char* out) {
-    constexpr int kPairs = (kTaps + 1) / 2, kWarps = Block::kThreads / 32;
-    const Activation<Math> act(f.act);
-    const int lane = thread_index() % 32, warp = thread_index() / 32, left = f.x.channels - first_channel;
-    const int wide = left > 4 * kElements ? 8 : left > 2 * kElements ? 4 : 2;  // a step of the product reads two
-    const int chunk = warp % wide, column = lane / 4, pair = lane % 4 * 2;
+  // Which of the tile's channels and pixels a warp convolves on the tensor cores: kWide neighbouring 16-byte chunks of channels, whose
+  // addresses differ by one bit, of the pixels 16 at a time. Chunks past the last channel are not shared out.
+  template <int kWide>
+  struct Share {
+    static_assert(kWide <= 2, "its binary logarithm is taken to be one less");
+    int chunk, row, step;  // first chunk and pixel; to the next pixels
+    LIGHTOPS_DEVICE Share(const ConvArgs& f, int first_channel) {
+      constexpr int kWarps = Block::kThreads / 32;
+      const int warp = thread_index() / 32, left = f.x.channels - first_channel;
+      // 8, 4 or 2 chunks: a step of the product reads two.
+      const int shift = (left > 4 * kElements ? 3 : left > 2 * kElements ? 2 : 1) - (kWide - 1);
+      chunk = (warp & ((1 << shift) - 1)) * kWide;
+      row = (warp >> shift) * 16;
+      step = (kWarps >> shift) * 16;
+    }
+  };
+  // Of the two channels a lane ends up with, in each of its chunks.
+  template <int kWide>
+  static LIGHTOPS_DEVICE void bias_of(const ConvArgs& f, int first_channel, float (&bias)[kWide][2]) {
+    const Share<kWide> share(f, first_channel);
+#pragma unroll
+    for (int w = 0; w < kWide; ++w)
+      bias_pair(f, first_channel + (share.chunk + w) * kElements + thread_index() % 4 * 2, bias[w]);
+  }
+
+  template <int kTaps, int kWide>
+  static LIGHTOPS_DEVICE void convolve_diagonal(const ConvArgs& f, const unsigned char* stage, const Tables& tables,
+                                                int first_channel, const float (&bias)[kWide][2], unsigned char* out) {
+    constexpr int kPairs = (kTaps + 1) / 2;
+    Activation<Math> act(f.act);
+    act.low = keep(act.low), act.high = keep(act.high);
+    const int lane = thread_index() % 32, column = lane / 4, pair = lane % 4 * 2;
+    const Share<kWide> share(f, first_channel);
     // B[k][n] of a lane: n = lane / 4, k = 2 (lane % 4) + {0, 1} and 8 more: on the diagonal where n is one of the two.
-    uint32_t weight[kPairs][2];
+    uint32_t weight[kWide][kPairs][2];
     int shift[kPairs];
 #pragma unroll
     for (int p = 0; p < kPairs; ++p) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int tap = 2 * p + half;
-        weight[p][half] = 0;
-        if (tap < kTaps && column / 2 == lane % 4)
-          weight[p][half] =
-              static_cast<uint32_t>(load_shared<Store>(stage + tile_offset(f.tile.slots + tap, chunk) + column * 2))
-              << (column % 2 * 16);
+#pragma unroll
+        for (int w = 0; w < kWide; ++w) {
+          weight[w][p][half] = 0;
+          if (tap < kTaps && column / 2 == lane % 4)
+            weight[w][p][half] = static_cast<uint32_t>(load_shared<Store>(
+                                     stage + tile_offset(f.tile.slots + tap, share.chunk + w) + column * 2))
+                                 << (column % 2 * 16);
+        }
       }
       const int mine = 2 * p + lane / 16;
-      shift[p] = load_shared<int>(shifts + (mine < kTaps ? mine : kTaps - 1));
+      shift[p] = load_shared<int>(tables.tap + (mine < kTaps ? mine : kTaps - 1));
     }
-    float bias[2];
-    bias_pair(f, first_channel + chunk * kElements + pair, bias);
+    unsigned char* const base = shared_memory();
+    // Stages are whole rows, so that a place takes their beginning as it takes a shift.
+#pragma unroll
+    for (int p = 0; p < kPairs; ++p) shift[p] += static_cast<int>(stage - base);
+    // Sixteen rows further on a row has the same swizzle: addresses are these and a multiple of the rows' length.
+    const int to = static_cast<int>(out - base) + tile_offset(column, share.chunk) + pair * 2;
+    const int* const places = tables.pixel + lane % 16;
+    // Kept, or the compiler shifts behind the exclusive or, at every tap.
+    const int chunk_bits = static_cast<int>(keep(static_cast<uint32_t>(share.chunk) << 4));
 #pragma unroll 1
-    for (int r = warp / wide * 16; r < Block::kM; r += kWarps / wide * 16) {
-      const int place = halo_place(f.tile, f.geometry, r + lane % 16);
-      float sum[4] = {bias[0], bias[1], bias[0], bias[1]};
+    for (int r = share.row; r < Block::kM; r += share.step) {
+      const int place = load_shared<int>(places + r);
+      float sum[kWide][4];
+#pragma unroll
+      for (int w = 0; w < kWide; ++w)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) sum[w][i] = bias[w][i % 2];
 #pragma unroll
       for (int p = 0; p < kPairs; ++p) {
-        uint32_t a[4];
-        ldmatrix_x4(a, stage + place_offset(place + shift[p], chunk));
-        Math::mma(sum, a, weight[p]);
+        const int at = place_offset_of(place + shift[p], chunk_bits);
+#pragma unroll
+        for (int w = 0; w < kWide; ++w) {
+          uint32_t a[4];
+          ldmatrix_x4(a, base + (at ^ w * kChunkBytes));
+          Math::mma(sum[w], a, weight[w][p]);
+        }
       }
-      const float all = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-      const bool again = any_lane(!(all - all == 0.f));
+      float all = (sum[0][0] + sum[0][1]) + (sum[0][2] + sum[0][3]);
+#pragma unroll
+      for (int w = 1; w < kWide; ++w) all += (sum[w][0] + sum[w][1]) + (sum[w][2] + sum[w][3]);
+      if (any_lane(!(all - all == 0.f))) {
+#pragma unroll
+        for (int w = 0; w < kWide; ++w)
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            float v[2] = {bias[w][0], bias[w][1]};
+            sum_pair(f, stage, kTaps, tables.tap, load_shared<int>(tables.pixel + r + column + half * 8),
+                     share.chunk + w, pair, v);
+            sum[w][half * 2] = v[0];
+            sum[w][half * 2 + 1] = v[1];
+          }
+      }
+      if (act.smooth) write_sums<true>(sum, base, to + r * kRowBytes, act);
+      else write_sums<false>(sum, base, to + r * kRowBytes, act);
+    }
+  }
+  // Rows `to` and eight further on, two channels of each chunk.
+  template <bool kSmooth, int kWide>
+  static LIGHTOPS_DEVICE void write_sums(const float (&sum)[kWide][4], unsigned char* base, int to,
+                                         const Activation<Math>& act) {
+#pragma unroll
+    for (int w = 0; w < kWide; ++w)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int row = r + lane / 4 + half * 8;
-        float v[2] = {sum[half * 2], sum[half * 2 + 1]};
-        if (again) {
-          v[0] = bias[0], v[1] = bias[1];
-          sum_pair(f, stage, kTaps, shifts, halo_place(f.tile, f.geometry, row), chunk, pair, v);
-        }
-        write_pair(out, row, chunk, pair, v, act);
+        float v[2] = {sum[w][half * 2], sum[w][half * 2 + 1]};
+        typename PairOf<Math>::Type raw;
+        act.template pack_as<kSmooth>(v, raw);
+        store_shared(base + (to ^ w * kChunkBytes) + half * 8 * kRowBytes, raw);
       }
-    }
   }
 
   // Chunks first to before last.
@@ -147,8 +207,14 @@ struct DepthwiseProducer {
     const int stages = a.first_stages;
     for (int i = 0; i < stages - 1; ++i) issue(f, loader, first + i, last, taps, scratch + i * stage_bytes);
     tables.fill_taps(f.tile, g, Block::kThreads);
+    // In the place of the table of output pixels, which is filled behind the producer.
+    for (int r = thread_index(); r < Block::kM; r += Block::kThreads)
+      store_shared(tables.pixel + r, halo_place(f.tile, g, r));
     int here = 0;
     for (int chunk = first; chunk < last; ++chunk) {
+      const int channel = chunk * kRowElements<Math>;
+      float bias[2][2] = {};  // asked for before the wait
+      if (sizeof(Store) == 2 && taps == 9) bias_of<2>(f, channel, bias);
       if (stages == 4) cp_async_wait<2>();
       else if (stages == 3) cp_async_wait<1>();
       else cp_async_wait<0>();
@@ -158,14 +224,15 @@ struct DepthwiseProducer {
       unsigned char* const out = resident + (chunk - first) * Block::kM * kRowBytes;
       const unsigned char* const stage = scratch + here * stage_bytes;
       here = here + 1 == stages ? 0 : here + 1;
-      const int channel = chunk * kRowElements<Math>;
       if constexpr (sizeof(Store) == 2) {
         if (taps == 9) {
-          convolve_diagonal<9>(f, stage, tables.tap, channel, out);
+          convolve_diagonal<9, 2>(f, stage, tables, channel, bias, out);
           continue;
         }
-        if (taps == 25) {
-          convolve_diagonal<25>(f, stage, tables.tap, channel, out);
+        if (taps == 25) {  // two chunks at a time would need twice its 26 registers of weights
+          float one[1][2];
+          bias_of<1>(f, channel, one);
+          convolve_diagonal<25, 1>(f, stage, tables, channel, one, out);
           continue;
         }
       }

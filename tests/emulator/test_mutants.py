@@ -55,6 +55,24 @@ MUTANTS = {
         "",
         ["dense_block"],
     ),
+    "a warp's second chunk of channels read from the first": (
+        "producers.cuh",
+        "ldmatrix_x4(a, base + (at ^ w * kChunkBytes));",
+        "ldmatrix_x4(a, base + at);",
+        ["depthwise_pointwise"],
+    ),
+    "output rows eight further on in their own swizzle": (
+        "producers.cuh",
+        "store_shared(base + (to ^ w * kChunkBytes) + half * 8 * kRowBytes, raw);",
+        "store_shared(base + ((to + half * 7 * kRowBytes) ^ w * kChunkBytes), raw);",
+        ["depthwise_pointwise"],
+    ),
+    "pitch of the output instead of the input": (
+        "loaders.cuh",
+        "pixel_at(from, args.x, on ? pixel[i] : 0)",
+        "pixel_at(from, args.out, on ? pixel[i] : 0)",
+        ["bn_relu_conv2d", "depthwise_pointwise"],
+    ),
     "every part of a pair begins at the first channel": (
         "resident.cuh",
         "const int first_chunk = block_z() * a.chunks_per_split;",

@@ -150,7 +150,8 @@ std::string counters_json() {
   out << ",\"grids\":[";
   for (std::size_t i = 0; i < launch_list().size(); ++i) {
     const Launch& l = launch_list()[i];
-    out << (i ? "," : "") << "[" << l.grid.x << "," << l.grid.y << "," << l.grid.z << "," << l.threads << "," << l.shared << "]";
+    out << (i ? "," : "") << "[" << l.grid.x << "," << l.grid.y << "," << l.grid.z << "," << l.threads << ","
+        << l.shared << "]";
   }
   out << "]";
   out << ",\"conflicts\":{";

@@ -60,6 +60,15 @@ inline std::uint32_t float_to_bits(float value) {
 inline float exp_approx(float x) { return __builtin_expf(x); }
 inline float reciprocal_approx(float x) { return 1.f / x; }
 inline float square_root(float x) { return __builtin_sqrtf(x); }
+inline uint32_t keep(uint32_t value) { return value; }
+template <class T>
+inline T* further(T* pointer, int count, int bytes) {
+  return reinterpret_cast<T*>(reinterpret_cast<std::intptr_t>(pointer) + static_cast<std::int64_t>(count) * bytes);
+}
+template <class T>
+inline T* keep(T* pointer) {
+  return pointer;
+}
 inline float multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 inline std::uint32_t pack_f16x2(float low, float high) {
   return float_to_f16(low) | static_cast<std::uint32_t>(float_to_f16(high)) << 16;
