@@ -165,10 +165,8 @@ class Chain(FusedModule):
 
     def _train_walk(self, plan: _Plan, x: Tensor, nchw: bool) -> Any:
         forward = Pass(nchw)
-        begins_fused = any(s.runner is not None or isinstance(s.children[0], FusedModule) for s in plan.steps[:1])
-        given = _channels_last(x) if nchw and begins_fused else x
         try:
-            y = self._train_steps(plan.steps, Flow(given, forward)).materialise()
+            y = self._train_steps(plan.steps, Flow(x, forward)).materialise()
             y = to_nchw(y) if forward.nchw and type(y) is Tensor and y.dim() == 4 else y
             y = self._finish(y, x, forward)
         except Exception:
