@@ -116,3 +116,17 @@ class TestMaxPool2d(OpSuite):
         ):
             with pytest.raises(RuntimeError, match=fragment):
                 native(x, *geometry)
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+@pytest.mark.parametrize("channels", [32, 80])
+def test_not_finite_in_the_usual_window(value: float, channels: int) -> None:
+    """3x3 at stride 2 walks whole rows and asks once a row whether all was finite."""
+    x = torch.randn(1, channels, 9, 11, generator=torch.Generator().manual_seed(0))
+    x[0, 17, 3, 4] = x[0, channels - 1, 6, 0] = value
+    x = x.contiguous(memory_format=torch.channels_last)
+    for padding in (0, 1):
+        expected = F.max_pool2d(x, 3, 2, padding)
+        assert torch.equal(
+            ops.max_pool2d(x, 3, stride=2, padding=padding).nan_to_num(nan=-7.0), expected.nan_to_num(nan=-7.0)
+        )
