@@ -8,6 +8,7 @@ one over stock's larger one. Detection networks run up to their head, without bo
 
 import copy
 import inspect
+import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,6 +208,7 @@ def command(
     state = machine.conditions(torch.device("cpu"))
     screen.print(f"milliseconds of a call at {resolution}x{resolution}, minima; {machine.summary(state)}", style="dim")
     click.echo("  ".join(COLUMNS))
+    rows: list[Row] = []
     for name in networks or NETWORKS:
         try:
             subject = load(name, resolution, max(batch))
@@ -216,8 +218,12 @@ def command(
         for row in measure(subject, batch, threads, seconds):
             click.echo("  ".join(show(row).rjust(len(title)) for title, show in COLUMNS.items()))
             append(path, [row], state)
+            rows.append(row)
         if blocks:
             click.echo(f"{block_times(subject, max(batch))}\n")
+    if rows:
+        medians = [statistics.median(values) for values in ([r.ratio for r in rows], [r.ratio_nchw for r in rows])]
+        click.echo(f"median of {len(rows)}: ratio {medians[0]:.2f}, NCHW ratio {medians[1]:.2f}")
     screen.print(f"appended to {path}; {machine.busy(state) or 'the machine was idle'}", style="dim")
 
 
