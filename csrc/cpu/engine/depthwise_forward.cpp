@@ -7,11 +7,7 @@ namespace lightops {
 namespace LIGHTOPS_ISA {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr bool kWalks = true;
-#else
-constexpr bool kWalks = false;
-#endif
+constexpr bool kWalks = kVecBytes == 64;  // AVX-512: 32 registers
 
 constexpr int64_t kRing = 4;  // rows of u, a power of two; three are under a window
 // Two vectors of channels are made together, two lines of a pixel, while the ring fits L1 beside what streams past.

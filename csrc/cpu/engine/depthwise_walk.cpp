@@ -8,11 +8,7 @@ namespace lightops {
 namespace LIGHTOPS_ISA {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr bool kWalks = true;
-#else
-constexpr bool kWalks = false;
-#endif
+constexpr bool kWalks = kVecBytes == 64;  // AVX-512: 32 registers
 
 // Pixels a power of two apart share few sets of L1: the rows of dy that a walk meets three times would not stay there. They
 // are copied side by side first, this many vectors of channels together: 512 channels at 14 x 14, batch 8, two threads, 0.12
@@ -26,12 +22,12 @@ constexpr int64_t kMostShared = 4;
 enum class Form { both, input, sums, apply };
 
 template <class C> struct Walk {
-  const C* dy[3];        // by kernel row: the row of dy that is met through it, at column 0
-  int64_t dy_pixel;      // between its pixels
+  const C* dy[3];  // by kernel row: the row of dy that is met through it, at column 0
+  int64_t dy_pixel;  // between its pixels
   const C* u;
   C* out;
   int64_t pixel, width;
-  const C* weights;      // [9][kGroup], of the vector
+  const C* weights;  // [9][kGroup], of the vector
   C* sum;
   NormBackward<C> norm;  // from the vector on
   C *dz, *dz_x;
