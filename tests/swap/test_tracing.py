@@ -1,5 +1,6 @@
 """Swapped nets under torch.compile, torch.export, functional_call, torch.func, torch.fx and TorchScript."""
 
+import importlib
 import io
 import warnings
 from collections import Counter
@@ -10,9 +11,9 @@ from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import lightops
-from lightops.modules import FallbackWarning
+from lightops.modules import DenseBlock, DepthwisePointwise, FallbackWarning, Fire, FusedResidual, InvertedResidual
 
-from .nets import FAMILIES, small
+from .nets import FAMILIES, make, small
 
 FUSED_OPS = {
     "densenet": {"dense_block", "stem", "transition"},
@@ -229,3 +230,24 @@ def test_onnx_export_is_of_the_stock_layers(family: str) -> None:
     (answer,) = session.run(None, {session.get_inputs()[0].name: _image().numpy()})
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(answer), stock(_image()), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "node", "block"),
+    [
+        ("torchvision:densenet121", "features.denseblock2", "features.denseblock2"),
+        ("torchvision:squeezenet1_1", "features.7", "features.7"),
+        ("torchvision:mobilenet_v2", "features.14", "features.14"),
+        ("torchvision:resnet18", "layer3", "layer3.0"),
+    ],
+)
+def test_a_feature_extractor_keeps_the_fused_blocks_that_it_takes_as_leaves(name: str, node: str, block: str) -> None:
+    extraction = importlib.import_module("torchvision.models.feature_extraction")
+    model = make(name)
+    want = extraction.create_feature_extractor(model, [node])(_image())[node]
+    lightops.swap_(model)
+    leaves = [DenseBlock, DepthwisePointwise, Fire, FusedResidual, InvertedResidual]
+    body = extraction.create_feature_extractor(model, [node], tracer_kwargs={"leaf_modules": leaves})
+    with torch.no_grad():
+        torch.testing.assert_close(body(_image())[node], want, rtol=1e-4, atol=1e-4)
+    assert any(fused.name.startswith(block) for fused in lightops.explain(body).fused)
