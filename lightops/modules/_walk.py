@@ -128,7 +128,8 @@ class Chain(FusedModule):
         nchw = x.dim() == 4 and not (plan.channels_last or suggests_channels_last(x))
         if self._trains(x):
             return self._train_walk(plan, x, nchw)
-        return self._finish(self._inference_walk(plan, x, nchw), x)
+        x, aside = self._begin(x)
+        return self._finish(self._inference_walk(plan, x, nchw), aside)
 
     def _inference_walk(self, plan: _Plan, x: Tensor, nchw: bool) -> Any:
         program = self._programs.get(x.shape[1:])
@@ -166,9 +167,10 @@ class Chain(FusedModule):
     def _train_walk(self, plan: _Plan, x: Tensor, nchw: bool) -> Any:
         forward = Pass(nchw)
         try:
+            x, aside = self._begin(x, forward)
             y = self._train_steps(plan.steps, Flow(x, forward)).materialise()
             y = to_nchw(y) if forward.nchw and type(y) is Tensor and y.dim() == 4 else y
-            y = self._finish(y, x, forward)
+            y = self._finish(y, aside, forward)
         except Exception:
             forward.restore()
             raise
@@ -178,9 +180,15 @@ class Chain(FusedModule):
             forward.restore()
             raise
 
-    def _finish(self, y: Any, x: Tensor, forward: Pass | None = None) -> Any:
-        """What the block does with its last child's result y; x is its input, `forward` the pass in training."""
-        del x, forward
+    def _begin(self, x: Tensor, forward: Pass | None = None) -> tuple[Tensor, Tensor]:
+        """What the first step is given for the block's input x, and what is laid aside for `_finish`; `forward` is the
+        pass in training."""
+        del forward
+        return x, x
+
+    def _finish(self, y: Any, aside: Tensor, forward: Pass | None = None) -> Any:
+        """What the block does with its last step's result y."""
+        del aside, forward
         return y
 
     def _train_flow(self, flow: Flow) -> Flow:
@@ -254,7 +262,8 @@ class Chain(FusedModule):
         if isinstance(x, Tensor) and x.dim() == 4 and self._trains(x):
             plan = self._make_plan()
             return self._train_walk(plan, x, not (plan.channels_last or suggests_channels_last(x)))
-        return self._finish(self._trace_inference_walk(x), x)
+        x, aside = self._begin(x)
+        return self._finish(self._trace_inference_walk(x), aside)
 
     def _trace_inference_walk(self, x: Any) -> Any:
         stock = self._stock

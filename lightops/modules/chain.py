@@ -48,9 +48,9 @@ class FusedChain(Container, Chain):
             return self._whole_stock(x)
         return self._trace_walk(x) if compiling else self._walk(self._current_plan(), x)
 
-    def _finish(self, y: Any, x: Tensor, forward: Pass | None = None) -> Any:
+    def _finish(self, y: Any, aside: Tensor, forward: Pass | None = None) -> Any:
         del forward
-        return y + x if self._adds_input() else y
+        return y + aside if self._adds_input() else y
 
     def _adds_input(self) -> bool:
         residual = self._residual

@@ -34,6 +34,8 @@ from lightops.swap.rules import residual
 
 import_torchvision()
 
+from timm.layers import BatchNormAct2d, create_conv2d  # noqa: E402
+from timm.models.resnetv2 import DownsampleConv, PreActBottleneck  # noqa: E402
 from torchvision.models.mobilenetv2 import InvertedResidual as StockInvertedResidual  # noqa: E402
 from torchvision.models.mobilenetv3 import InvertedResidual as StockInvertedResidualV3  # noqa: E402
 from torchvision.models.mobilenetv3 import InvertedResidualConfig  # noqa: E402
@@ -90,6 +92,11 @@ def _shortened() -> nn.Module:
     return Bottleneck(12, 4, 2, shortcut)
 
 
+def _pre_activated(out_channels: int, stride: int, shortcut: type[nn.Module] | None) -> nn.Module:
+    layers = {"conv_layer": create_conv2d, "norm_layer": BatchNormAct2d, "proj_layer": shortcut}
+    return PreActBottleneck(12, out_channels, stride=stride, **layers)
+
+
 def _fuse_residual(stock: nn.Module) -> FusedModule:
     return residual.propose(stock).build(stock, 2)
 
@@ -125,6 +132,8 @@ CASES = {
     "transition": Case(lambda: StockTransition(12, 6), Transition.from_stock, 12),
     "residual": Case(lambda: BasicBlock(12, 12), _fuse_residual, 12),
     "residual_shortcut": Case(_shortened, _fuse_residual, 12),
+    "residual_preact": Case(lambda: _pre_activated(12, 1, None), _fuse_residual, 12),
+    "residual_preact_shortcut": Case(lambda: _pre_activated(16, 2, DownsampleConv), _fuse_residual, 12),
     "chain": Case(_squeeze_excite_block, _fuse_squeeze_excite, 16),
     "sequential": Case(_image_chain, _fuse_image_chain, 3),
 }

@@ -61,8 +61,8 @@ def parameter_replaced(m: nn.Module) -> None:
 def child_replaced(m: nn.Module) -> None:
     for parent in list(m.modules()):
         for key, child in parent._modules.items():
-            if type(child) is nn.BatchNorm2d:
-                new = nn.BatchNorm2d(child.num_features).to(child.weight.dtype).eval()
+            if isinstance(child, nn.BatchNorm2d):
+                new = copy.deepcopy(child)
                 new.load_state_dict({k: v * 0.5 for k, v in child.state_dict().items()})
                 setattr(parent, key, new)
 

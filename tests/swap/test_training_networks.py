@@ -21,6 +21,7 @@ QUICK = (
     "torchvision:mobilenet_v3_small",
     "torchvision:mnasnet0_5",
     "torchvision:resnet18",
+    "timm:resnetv2_18",
     "timm:densenet121",
     "timm:mobilenetv1_100",
     "timm:mobilenetv2_100",
