@@ -1,12 +1,14 @@
 """Proof that a block of unknown class computes what a piece computes: both run once on the same random input."""
 
 import copy
-from collections.abc import Iterable
+import itertools
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from lightops.modules import Decline
+from lightops.modules import Decline, FusedModule
 from lightops.modules._piece import Piece
 from lightops.modules._reader import Reader
 
@@ -54,6 +56,48 @@ def prove(block: nn.Module, in_channels: int, pieces: Iterable[Piece]) -> Piece:
     raise Unproven(refused or "computes something else: a result of another shape")
 
 
+def trains_alike(block: nn.Module, in_channels: int, fuse: Callable[[nn.Module], FusedModule]) -> bool:
+    """Whether `fuse(block)`, already proven in evaluation, trains as the block does: output, every gradient and the
+    statistics left behind, with the block and its norms each in training and in evaluation, for a forward may ask
+    either.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        try:
+            stock = _randomised(copy.deepcopy(block).double())
+            twin = copy.deepcopy(stock)
+            fused = fuse(twin)
+            x = _normal(2, in_channels, *_SIZES[-1][1:], seed=2)  # batch statistics want more than one image
+            for mode, norm_mode in itertools.product((True, False), repeat=2):
+                for module in (stock, twin, fused):
+                    _set_modes(module, mode, norm_mode)
+                want, got = _step(stock, stock, x), _step(fused._train_forward, twin, x)
+                if not all(_agree(*pair) for pair in zip(got, want, strict=True)):
+                    return False
+        except Exception:  # whatever a foreign forward or its backward raises
+            return False
+    return True
+
+
+def _set_modes(block: nn.Module, mode: bool, norm_mode: bool) -> None:
+    for module in block.modules():
+        module.training = norm_mode if isinstance(module, _BatchNorm) else mode
+
+
+def _step(forward: Callable[[Tensor], Tensor], block: nn.Module, x: Tensor) -> list[Tensor | None]:
+    """All that a training step leaves behind: the result, gradients, buffers."""
+    block.zero_grad()
+    x = x.clone().requires_grad_()
+    y = forward(x)
+    y.backward(_normal(*y.shape, seed=3))
+    return [y.detach(), x.grad, *(p.grad for p in block.parameters()), *block.buffers()]
+
+
+def _agree(got: Tensor | None, want: Tensor | None) -> bool:
+    if got is None or want is None:
+        return got is want
+    return torch.allclose(got, want, rtol=0, atol=_TOLERANCE * max(1.0, want.abs().max().item()))
+
+
 def _stock(block: nn.Module, x: Tensor) -> Tensor:
     before = x.clone()
     y = block(x)
@@ -74,6 +118,7 @@ def _normal(*shape: int, seed: int) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
+@torch.no_grad()
 def _randomised(block: nn.Module) -> nn.Module:
     """Random parameters at which every activation has values on all its branches, relu6's upper one included."""
     generator = torch.Generator().manual_seed(0)

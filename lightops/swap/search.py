@@ -75,7 +75,7 @@ class Search:
         if isinstance(module, torch.jit.ScriptModule):
             return None
         if self.filter_fn is None or self.filter_fn(module, name):
-            proposal = propose(module, in_sequential)
+            proposal = propose(module)
             if isinstance(proposal, Refusal):
                 # What looked like one block may be a wrapper around another.
                 known = len(self.declined)

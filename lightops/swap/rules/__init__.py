@@ -9,10 +9,9 @@ from lightops.swap.rules._proposal import Proposal, Refusal
 
 __all__ = ["Proposal", "Refusal", "propose"]
 
-_RULES = (densenet.propose, squeezenet.propose, mobilenet.propose, residual.propose)
+_RULES = (densenet.propose, squeezenet.propose, mobilenet.propose, residual.propose, structure.propose)
 
 
-def propose(module: nn.Module, in_sequential: bool) -> Proposal | Refusal | None:
-    """The answer of the first rule that has one; `in_sequential` says whether the module is a child of a Sequential."""
-    known = next((answer for rule in _RULES if (answer := rule(module)) is not None), None)
-    return structure.propose(module, in_sequential) if known is None else known
+def propose(module: nn.Module) -> Proposal | Refusal | None:
+    """The answer of the first rule that has one."""
+    return next((answer for rule in _RULES if (answer := rule(module)) is not None), None)

@@ -23,7 +23,7 @@ from lightops.modules.inverted_residual import InvertedResidualPiece
 from lightops.modules.stem import StemPiece
 from lightops.modules.transition import TransitionPiece
 from lightops.swap.match import STEM_CHANNELS, Leaf, is_sequential, leaves, whole_chain
-from lightops.swap.prove import Unproven, prove
+from lightops.swap.prove import Unproven, prove, trains_alike
 from lightops.swap.rules._proposal import Proposal, Refusal
 from lightops.swap.rules.mobilenet import MODULES
 
@@ -58,11 +58,8 @@ class _Layers(NamedTuple):
         return "".join(leaf.letter for leaf in self.convs)
 
 
-def propose(module: nn.Module, in_sequential: bool) -> Proposal | Refusal | None:
-    """A proposal only where the block's forward was run and agreed.
-
-    A lone convolution is worth it only inside a Sequential, where tensors stay channels_last around it.
-    """
+def propose(module: nn.Module) -> Proposal | Refusal | None:
+    """A proposal only where the block's forward was run and agreed; for training too where its training step did."""
     if not _could_be_a_block(module):
         return None
     chain = [leaf for name, child in module._modules.items() for leaf in leaves(child, name)]
@@ -82,9 +79,10 @@ def propose(module: nn.Module, in_sequential: bool) -> Proposal | Refusal | None
         word = _Layers.of(chain).word
         known = isinstance(first, _LONE) or (isinstance(first, FirePiece) and word == "PCP")
         return None if known else Refusal(first.op, f"{type(module).__name__}: {unproven}")
-    if isinstance(piece, _LONE) and not in_sequential:
-        return None
     make = _CLASSES[type(piece)].from_piece
+    anyhow = replace(piece, constants=tuple(c for c in piece.constants if c[1] != "training"))
+    if trains_alike(module, _in_channels(module), lambda stock: make(stock, anyhow, winograd=0)):
+        piece = anyhow
     return Proposal(piece.op, [piece], lambda stock, winograd: make(stock, piece, winograd))
 
 
