@@ -79,6 +79,7 @@ cuda: python-version
 # No set-up step runs, so nothing is fetched.
 gpu: export TORCH_CUDA_ARCH_LIST ?= $(shell $(PY) -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())' 2>/dev/null)
 gpu: export LIGHTOPS_CUDA := 1
+gpu: export LIGHTOPS_GPU_STARTED := $(shell date +%s)
 gpu:
 	$(PY) setup.py --quiet build_ext --inplace
 	PYTHONPATH=$(CURDIR)/benchmarks:$(PYTHONPATH) $(PY) benchmarks/gpu.py $(GPU_ARGS)

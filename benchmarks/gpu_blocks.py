@@ -7,7 +7,7 @@ Every call of a round reads another copy of the input, enough copies to be large
 import copy
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +80,11 @@ def graphed(call: Call, inputs: list[Tensor]) -> float | None:
     return timed(lambda x: graph.replay(), inputs[:1]) / len(inputs)
 
 
-def rows_of(block: Block, deadline: float) -> list[dict[str, Any]]:
+def rows_of(block: Block, deadline: float) -> Iterator[dict[str, Any]]:
     x = block.x.repeat(-(-BATCH // block.x.shape[0]), 1, 1, 1)[:BATCH].cuda()
     want = copy.deepcopy(block.module).cuda().double()(x[:4].double())
     module, half = copy.deepcopy(block.module).cuda().half(), x.half()
     copies = min(16, max(2, L2_BYTES // (half.numel() * 2)))
-    rows = []
     for name, make in contestants(module).items():
         if time.monotonic() > deadline:
             break
@@ -103,23 +102,20 @@ def rows_of(block: Block, deadline: float) -> list[dict[str, Any]]:
         except Exception as error:
             row["failed"] = f"{type(error).__name__}: {error}"[:300]
             row["error"] = float("inf") if name == "lightops" else 0.0
-        rows.append(row)
-    return rows
+        yield row
 
 
 @torch.no_grad()
-def measure(deadline: float) -> list[dict[str, Any]]:
+def measure(deadline: float) -> Iterator[dict[str, Any]]:
     """A row per block and contestant; blocks that the time does not reach are left out.
 
     Not in inference mode: parameters made there have no version, so that a swapped module would pack them on every
     call."""
     torch.backends.cudnn.allow_tf32 = False
-    rows = []
     for part in PARTS:
         if time.monotonic() > deadline:
             break
-        rows += rows_of(cut(part, 4), deadline)
-    return rows
+        yield from rows_of(cut(part, 4), deadline)
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:

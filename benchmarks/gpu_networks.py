@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -43,10 +43,9 @@ CONTESTANTS: dict[str, Callable[[nn.Module], Call]] = {
 
 
 @torch.no_grad()
-def measure(deadline: float) -> list[dict[str, Any]]:
+def measure(deadline: float) -> Iterator[dict[str, Any]]:
     """A row per network, batch and contestant; those that the time does not reach are left out."""
     torch.backends.cudnn.allow_tf32 = False
-    rows = []
     for contestant, make in CONTESTANTS.items():
         for name in NETWORKS:
             model = network(name)
@@ -55,9 +54,8 @@ def measure(deadline: float) -> list[dict[str, Any]]:
             half = model.half().to(memory_format=torch.channels_last)
             for batch in BATCHES:
                 if time.monotonic() > deadline:
-                    return rows
-                rows.append(row(contestant, name, make(copy.deepcopy(half)), x[:batch], want[:batch]))
-    return rows
+                    return
+                yield row(contestant, name, make(copy.deepcopy(half)), x[:batch], want[:batch])
 
 
 def row(contestant: str, name: str, call: Call, x: Tensor, want: Tensor) -> dict[str, Any]:

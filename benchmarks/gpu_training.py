@@ -49,17 +49,15 @@ def image(batch: int, side: int = 224) -> Tensor:
     return torch.randn(batch, 3, side, side, device="cuda").to(memory_format=torch.channels_last)
 
 
-def measure(deadline: float) -> list[dict[str, Any]]:
+def measure(deadline: float) -> Iterator[dict[str, Any]]:
     """A row per network and contestant, then per block; those that the time does not reach are left out."""
     torch.backends.cudnn.allow_tf32 = False
-    rows: list[dict[str, Any]] = []
     for contestant in CONTESTANTS:
         for name in NETWORKS:
             if time.monotonic() > deadline:
-                return rows
-            rows.append(network_row(contestant, name))
-        rows += block_rows(contestant, deadline)
-    return rows
+                return
+            yield network_row(contestant, name)
+        yield from block_rows(contestant, deadline)
 
 
 def network_row(contestant: str, name: str) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.gpu.seeds import SECONDS, SEEDS, cut_short
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "emulator"))
 
 
@@ -16,3 +18,9 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if here in Path(item.path).parents:
                 item.add_marker(skip)
+
+
+def pytest_terminal_summary(terminalreporter):
+    if cut_short:
+        few = f"{min(cut_short)} to {max(cut_short)} of {SEEDS} seeds"
+        terminalreporter.write_line(f"{len(cut_short)} tests stopped after {SECONDS:g} s each, with {few}")

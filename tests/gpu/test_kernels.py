@@ -2,7 +2,6 @@
 
 import importlib
 import importlib.util
-import os
 
 import pytest
 import torch
@@ -11,8 +10,8 @@ from cases import CASES, Case
 from drawing import compare
 
 from lightops import _ext
+from tests.gpu.seeds import seeds
 
-SEEDS = int(os.environ.get("LIGHTOPS_GPU_SEEDS", "200"))
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
@@ -67,7 +66,7 @@ def need(backend: str) -> None:
 @pytest.mark.parametrize("backend", ["cuda", "triton"])
 def test_op_matches_the_truth(op, backend):
     need(backend)
-    for seed in range(SEEDS):
+    for seed in seeds():
         run(op, CASES[op](seed), native if backend == "cuda" else triton)
 
 

@@ -2,7 +2,6 @@
 whole networks against stock in float64; streams, graphs, no synchronisation, determinism."""
 
 import copy
-import os
 
 import pytest
 import torch
@@ -15,10 +14,10 @@ from training_cases.case import TrainingCase, check
 import lightops
 from lightops import _ext, networks
 from lightops.ops import training
+from tests.gpu.seeds import seeds
 from tests.gpu.test_kernels import on_device
 from tests.ops.training.calls import calls
 
-SEEDS = int(os.environ.get("LIGHTOPS_GPU_SEEDS", "200"))
 OPS = [name for name, make in CASES.items() if make(0).schema]
 CALLS = calls(torch.float32)
 # Whole networks in float32 against float64, relative to the largest gradient of a tensor: stock channels_last itself
@@ -42,7 +41,7 @@ def call(case: TrainingCase, arguments: tuple) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("op", OPS)
 def test_op_matches_the_truth(op):
-    for seed in range(SEEDS):
+    for seed in seeds():
         case = CASES[op](seed)
         torch.backends.cudnn.allow_tf32 = case.draw.tf32
         what = f"{op} seed {seed} {case.text}"

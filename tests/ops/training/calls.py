@@ -34,16 +34,20 @@ class Draw:
 
     def vector(self, n: int = CHANNELS) -> Tensor:
         """In the dtype of sums."""
-        exact = torch.float64 if self.dtype == torch.float64 else torch.float32
-        return self(n).detach().to(exact).requires_grad_()
+        drawn = self(n).detach()
+        return drawn.to(_sums(drawn)).requires_grad_()
+
+
+def _sums(x: Tensor) -> torch.dtype:
+    """The dtype of sums over x."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def _prologue(x: Tensor, gamma: Tensor | None, beta: Tensor | None, act: str, batch: bool) -> Prologue:
     if batch:
         mean, var = training.batch_stats(x)
     else:
-        exact = torch.float64 if x.dtype == torch.float64 else torch.float32
-        mean = torch.linspace(-0.5, 0.5, x.shape[1]).to(x.device, exact)
+        mean = torch.linspace(-0.5, 0.5, x.shape[1]).to(x.device, _sums(x))
         var = mean.square() + 0.5
     return Prologue(mean, var, gamma, beta, 1e-3, act, batch)
 
@@ -165,8 +169,8 @@ def _dense(draw: Draw, bottleneck: int, kind: str) -> Call:
         for i, p in zip(kept, given, strict=True):
             full[i] = p
         running, dropped = (
-            [None if t is None else t.to(x.device) for t in given]
-            for given in (frozen if kind == "frozen" else [], masks)
+            [None if t is None else t.to(x.device, dtype) for t in given]
+            for given, dtype in ((frozen if kind == "frozen" else [], _sums(x)), (masks, x.dtype))
         )
         return training.dense_block_train(x, full, eps, running, dropped, growth, bottleneck).buffer
 
