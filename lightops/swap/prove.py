@@ -31,7 +31,7 @@ def prove(block: nn.Module, in_channels: int, pieces: Iterable[Piece]) -> Piece:
     # In inference mode copies count no edits, and nothing that reads them could be fused.
     with torch.inference_mode(False), torch.no_grad():
         try:
-            twin = _randomised(copy.deepcopy(block).double().eval())
+            twin = _twin(block).eval()
             inputs = [_normal(n, in_channels, h, w, seed=n) for n, h, w in _SIZES]
             wanted = [_stock(twin, x) for x in inputs]
         except Unproven:
@@ -63,7 +63,7 @@ def trains_alike(block: nn.Module, in_channels: int, fuse: Callable[[nn.Module],
     """
     with torch.inference_mode(False), torch.enable_grad():
         try:
-            stock = _randomised(copy.deepcopy(block).double())
+            stock = _twin(block)
             twin = copy.deepcopy(stock)
             fused = fuse(twin)
             x = _normal(2, in_channels, *_SIZES[-1][1:], seed=2)  # batch statistics want more than one image
@@ -119,12 +119,19 @@ def _normal(*shape: int, seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def _randomised(block: nn.Module) -> nn.Module:
-    """Random parameters at which every activation has values on all its branches, relu6's upper one included."""
+def _twin(block: nn.Module) -> nn.Module:
+    """A copy in float64 on the CPU, wherever the block is, with random parameters at which every activation has values
+    on all its branches, relu6's upper one included."""
+    twin = copy.deepcopy(block)
+    nowhere = any(t.is_meta for t in (*twin.parameters(), *twin.buffers()))
+    twin = (twin.to_empty(device="cpu") if nowhere else twin.cpu()).double()
     generator = torch.Generator().manual_seed(0)
-    for module in block.modules():
+    for module in twin.modules():
         for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-            if tensor is None or not tensor.is_floating_point():
+            if tensor is None:
+                continue
+            if not tensor.is_floating_point():
+                tensor.zero_()
                 continue
             noise = torch.randn(tensor.shape, dtype=torch.float64, generator=generator)
             if name == "running_var":
@@ -133,4 +140,4 @@ def _randomised(block: nn.Module) -> nn.Module:
                 tensor.copy_(noise * 3 / tensor[0].numel() ** 0.5)
             else:
                 tensor.copy_(noise + 0.5)
-    return block
+    return twin

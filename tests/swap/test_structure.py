@@ -1,5 +1,7 @@
 """Blocks of unknown class: recognised by structure, proven, and declined where they compute something else."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,20 @@ def test_blocks_are_proven_in_inference_mode_too() -> None:
     with torch.inference_mode():
         report = lightops.swap_(model)
     assert [(r.name, r.op) for r in report.fused] == [("block", "depthwise_pointwise")], report
+
+
+def test_blocks_without_storage_are_proven_too() -> None:
+    with torch.device("meta"):
+        model = Wrapper(STRANGERS["separable"][0]().eval())
+    report = lightops.swap_(model)
+    assert [(r.name, r.op) for r in report.fused] == [("block", "depthwise_pointwise")], report
+    assert all(p.is_meta for p in model.parameters())
+    model.load_state_dict(untrivial(Wrapper(STRANGERS["separable"][0]())).state_dict(), assign=True)
+    x = torch.randn(2, 16, 9, 12)
+    stock = lightops.unswap_(copy.deepcopy(model))
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), stock(x), rtol=1e-4, atol=1e-5)
+    assert model.block.last_reason is None
 
 
 @pytest.mark.parametrize("root", [False, True], ids=["child", "root"])
