@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lightops.modules import FusedModule, FusedSequential
 from lightops.modules._backend import serving_backends
 from lightops.modules._runner import Choice, Runner, State
+from lightops.modules._walk import Chain
 from lightops.ops._triton import tuning
 from lightops.swap.search import Search
 
@@ -76,22 +77,25 @@ def drop_slower(model: nn.Module, example: Tensor, search: Search) -> None:
     timed: dict[Hashable, Times] = {}
     with _evaluation(model), torch.no_grad():
         inputs = _inputs(model, example, [part.modules[0] for found in parts.values() for part in found])
+        inside = {id(m) for new in parts if isinstance(new, Chain) for m in new._stock.modules() if m is not new._stock}
         for new, found in parts.items():
-            _judge(new, found, inputs, search, timed)
+            lone = len(found) == 1 and id(new._stock) not in inside
+            _judge(new, found, inputs, search, timed, lone)
 
 
 def _judge(
-    new: FusedModule, parts: list[_Part], inputs: dict[int, Tensor], search: Search, timed: dict[Hashable, Times]
-) -> None:
+    new: FusedModule, parts: list[_Part], inputs: dict[int, Tensor], search: Search, timed: dict[Hashable, Times],
+    lone: bool,
+) -> None:  # fmt: skip
     records = search.fused[id(new)]
     keep = list(range(len(parts)))
     for i, part in enumerate(parts):
         x, name = inputs.get(id(part.modules[0])), records[i].name
         if x is None or not _could_run(part, x):
             continue
-        shape = part.shape(x)
+        shape = part.shape(x), lone
         if shape not in timed:
-            timed[shape] = _measure(part, x, name)
+            timed[shape] = _measure(part, x, name, lone)
         times = timed[shape]
         note = times.note(name)
         if times.slower:
@@ -114,13 +118,14 @@ def _could_run(part: _Part, x: Tensor) -> bool:
         return any(runner.state is not None for runner in part.runners)
 
 
-def _measure(part: _Part, x: Tensor, name: str) -> Times:
-    # Between fused blocks tensors are channels_last; stock gets the layout it has today.
-    nhwc = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+def _measure(part: _Part, x: Tensor, name: str, lone: bool) -> Times:
+    # Between fused blocks tensors are channels_last; stock gets the layout it has today, and so does a lone block,
+    # which converts what it is given and what it returns.
+    given = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 and not lone else x
     runs: dict[str, Callable[[], Any]] = {}
     failed: dict[str, str] = {}
     for backend, states in _candidates(part, x, failed).items():
-        run = partial(_with_states, part, states, nhwc)
+        run = partial(_with_states, part, states, given)
         try:
             with tuning() if backend == "triton" else nullcontext():
                 run()  # compiles

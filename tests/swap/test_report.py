@@ -202,6 +202,30 @@ def test_example_times_each_block(family: str) -> None:
     assert not any(m._forward_pre_hooks for m in model.modules())
 
 
+def test_a_lone_block_is_timed_with_its_conversions(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightops.swap import measure
+
+    class Lone(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = nn.Sequential(nn.Conv2d(8, 12, 1), nn.BatchNorm2d(12), nn.ReLU())
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.block(x)
+
+    given: list[torch.Tensor] = []
+
+    def times(runs: dict, device: torch.device) -> dict[str, float]:
+        given.append(runs["cpu"].args[-1])
+        return {"stock": 2.0, "cpu": 1.0}
+
+    monkeypatch.setattr(measure, "_times", times)
+    x = torch.randn(1, 8, 5, 6)
+    lightops.swap_(Lone().eval(), x)
+    lightops.swap_(nn.Sequential(Lone().block, nn.Conv2d(12, 9, 1), nn.ReLU()).eval(), x)
+    assert [x.is_contiguous() for x in given] == [True, False, False]
+
+
 def test_example_leaves_out_what_is_slower(monkeypatch: pytest.MonkeyPatch) -> None:
     from lightops.swap import measure
 
