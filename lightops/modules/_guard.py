@@ -42,10 +42,11 @@ class Guard:
     be replaced (`del sequential[1]` does so).
     """
 
-    __slots__ = ("absent", "attrs", "device", "dtype", "links", "samples", "storages", "tensors")
+    __slots__ = ("absent", "attrs", "device", "dtype", "fields", "links", "samples", "storages", "tensors")
 
     def __init__(self) -> None:
         self.links: list[tuple[dict, str, nn.Module, type, dict]] = []
+        self.fields: list[tuple] = []
         self.attrs: list[tuple[Callable[[Any], Any], Any, Any]] = []
         self.tensors: list[tuple[dict, str, str, Tensor, int, int]] = []
         self.absent: list[tuple[dict, str, str]] = []
@@ -58,7 +59,12 @@ class Guard:
         self.links.append((parent.__dict__, key, module, type(module), module.__dict__))
 
     def watch_attrs(self, module: nn.Module, names: tuple[str, ...], values: tuple) -> None:
-        self.attrs.append((attrgetter(*names), module, values if len(names) > 1 else values[0]))
+        own = module.__dict__
+        if all(name in own and not hasattr(type(module), name) for name in names):
+            # What the class does not know is in the instance's dict: a look-up there instead of a call.
+            self.fields.append((own, *(part for pair in zip(names, values, strict=True) for part in pair)))
+        else:
+            self.attrs.append((attrgetter(*names), module, values if len(names) > 1 else values[0]))
 
     def watch_tensor(self, module: nn.Module, kind: str, key: str) -> None:
         """`kind` is the dict that holds the tensor: `_parameters` or `_buffers`."""
@@ -91,11 +97,12 @@ class Guard:
         """False without the native library: nothing is trusted then, and everything is read again at every call."""
         if _native_holds is None or any(GLOBAL_HOOKS):
             return False
-        return _native_holds(self.links, self.attrs, self.tensors, self.absent, self.samples)
+        return _native_holds(self.links, self.fields, self.attrs, self.tensors, self.absent, self.samples)
 
     def merge(self, other: "Guard") -> None:
         """Watch everything that `other` watches too."""
         self.links += other.links
+        self.fields += other.fields
         self.attrs += other.attrs
         self.tensors += other.tensors
         self.absent += other.absent
