@@ -77,8 +77,7 @@ template <class E> struct Body {
       pixel = part.size();
       in = strip;
     }
-    for (int64_t i = 0; i < count; ++i)
-      depthwise_row(d, in, first, p.x.w * pixel, pixel, y + i, p.out.w, tile + i * p.out.w * p.x.c + part.first, p.x.c);
+    depthwise_rows(d, in, first, p.x.w * pixel, pixel, y, count, p.out.w, tile + part.first, p.out.w * p.x.c, p.x.c);
   }
 
   void pointwise(int64_t n, int64_t y, int64_t count, const E* tile, Share panel) const {

@@ -1,6 +1,7 @@
 #include "engine/depthwise.h"
 
 #include "engine/activation.h"
+#include "engine/depthwise_line.h"
 
 namespace lightops {
 namespace LIGHTOPS_ISA {
@@ -10,28 +11,15 @@ namespace {
 // each other from L1 between neighbouring outputs.
 constexpr int64_t kChannelBytes = 1024;
 
+// Up to so many channels rows go by line_3.
+constexpr int64_t kLineChannels = kPanel;
+
 // The kernel rows of one output row that lie inside the image.
 template <class T> struct Taps {
   const T* in;          // input row of the first of them, column 0
   int64_t step;         // between input rows of neighbouring kernel rows
   int64_t pixel;
   int64_t first, last;  // kernel rows
-};
-
-// The address of pixel j of a row: every multiple of the pixel up to 8 in x86's addressing modes from four registers.
-struct Pixels {
-  int64_t one, three, five, seven;  // bytes
-
-  explicit Pixels(int64_t bytes) : one(bytes), three(3 * bytes), five(5 * bytes), seven(7 * bytes) {}
-  LIGHTOPS_INLINE void hold() {
-    hold_integer(one);
-    hold_integer(three);
-    hold_integer(five);
-    hold_integer(seven);
-  }
-  LIGHTOPS_INLINE int64_t times(int j) const {
-    return j == 0 ? 0 : j == 3 ? three : j == 5 ? five : j == 6 ? 2 * three : j == 7 ? seven : j * one;
-  }
 };
 
 // Columns outputs side by side, of Rows kernel rows and kernel columns [First, Last) of 3, those inside the image;
@@ -179,11 +167,23 @@ void run_row(const Depthwise<C>& d, const Taps<T>& t, int64_t out_width, E* out,
   }
 }
 
-}  // namespace
+template <class C, class T, class E> using LineKernel = void (*)(const Line<C, T, E>&);
 
-template <class C, class T, class E>
-void depthwise_row(const Depthwise<C>& d, const T* in, int64_t in_first, int64_t in_row, int64_t in_pixel, int64_t y,
-                   int64_t out_width, E* out, int64_t out_pixel) {
+template <class C, class T, class E, int Stride> LineKernel<C, T, E> line_of(int64_t rows) {
+  return rows == 3 ? line_3<C, T, E, Stride, 3> : rows == 2 ? line_3<C, T, E, Stride, 2> : line_3<C, T, E, Stride, 1>;
+}
+
+// Whether rows are computed by line_3: a 3x3 at stride 1 or 2 with a padded column on the left, whole vectors of few channels.
+template <class C> bool by_lines(const Depthwise<C>& d, int64_t out_width) {
+  const Window& w = d.window;
+  const int64_t last = (out_width - 1) * w.stride[1] + 1;  // the last output's third column
+  return w.kernel[0] <= 3 && w.kernel[1] == 3 && w.dilation[1] == 1 && w.stride[1] <= 2 && w.padding[1] == 1 &&
+         out_width > 4 && last <= d.width && is_clamp(d.act) && d.channels <= kLineChannels &&
+         d.channels % kLanes<C> == 0;
+}
+
+template <class C, class T> Taps<T> taps_of(const Depthwise<C>& d, const T* in, int64_t in_first, int64_t in_row,
+                                            int64_t in_pixel, int64_t y) {
   const Window& w = d.window;
   const int64_t top = y * w.stride[0] - w.padding[0];
   Taps<T> t;
@@ -193,12 +193,40 @@ void depthwise_row(const Depthwise<C>& d, const T* in, int64_t in_first, int64_t
   t.in = in + (top + t.first * w.dilation[0] - in_first) * in_row;
   t.step = w.dilation[0] * in_row;
   t.pixel = in_pixel;
-  run_row(d, t, out_width, out, out_pixel);
+  return t;
 }
 
-#define LIGHTOPS_DEPTHWISE(C, T, E)                                                                                    \
-  template void depthwise_row<C, T, E>(const Depthwise<C>&, const T*, int64_t, int64_t, int64_t, int64_t, int64_t, E*, \
-                                       int64_t);
+template <class C, class T, class E>
+void run_lines(const Depthwise<C>& d, const Taps<T>& t, int64_t out_width, E* out, int64_t out_pixel) {
+  const int64_t rows = t.last - t.first;
+  const auto kernel = d.window.stride[1] == 1 ? line_of<C, T, E, 1>(rows) : line_of<C, T, E, 2>(rows);
+  Line<C, T, E> l{t.in, t.step, t.pixel, nullptr, {}, Clamp<C>(d.act), out, out_pixel, out_width, false};
+  l.cut = (out_width - 1) * d.window.stride[1] + 1 == d.width;
+  for (int64_t c = 0; c < d.channels; c += kLanes<C>) {
+    l.in = t.in + c;
+    l.weights = d.weights + c / kGroup * d.taps() * kGroup + t.first * 3 * kGroup + c % kGroup;
+    l.shift = d.bias ? load(d.bias + c) : Vec<C>{};
+    l.out = out + c;
+    kernel(l);
+  }
+}
+
+}  // namespace
+
+template <class C, class T, class E>
+void depthwise_rows(const Depthwise<C>& d, const T* in, int64_t in_first, int64_t in_row, int64_t in_pixel, int64_t y,
+                    int64_t rows, int64_t out_width, E* out, int64_t out_row, int64_t out_pixel) {
+  const bool lines = by_lines(d, out_width);
+  for (int64_t i = 0; i < rows; ++i, out += out_row) {
+    const Taps<T> t = taps_of(d, in, in_first, in_row, in_pixel, y + i);
+    if (lines && t.last > t.first) run_lines(d, t, out_width, out, out_pixel);
+    else run_row(d, t, out_width, out, out_pixel);
+  }
+}
+
+#define LIGHTOPS_DEPTHWISE(C, T, E)                                                                                 \
+  template void depthwise_rows<C, T, E>(const Depthwise<C>&, const T*, int64_t, int64_t, int64_t, int64_t, int64_t, \
+                                        int64_t, E*, int64_t, int64_t);
 LIGHTOPS_DEPTHWISE(float, float, float)
 LIGHTOPS_DEPTHWISE(double, double, double)
 #if LIGHTOPS_PAIRS

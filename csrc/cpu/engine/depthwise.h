@@ -27,12 +27,12 @@ template <class C> struct Depthwise {
   }
 };
 
-// Output row y of `out_width` pixels, out_pixel apart. `in` is input row `in_first`; rows are in_row apart, pixels
-// in_pixel. Padding is never read: taps that fall outside the image are left out of the sum, as zeros would be.
-// T is what it reads; E, the compute type or bf16, what the product that follows reads.
+// Output rows [y, y + rows) of `out_width` pixels; rows are out_row apart, pixels out_pixel. `in` is input row `in_first`;
+// rows are in_row apart, pixels in_pixel. Padding is never read: taps that fall outside the image are left out of the sum,
+// as zeros would be. T is what it reads; E, the compute type or bf16, what the product that follows reads.
 template <class C, class T, class E>
-void depthwise_row(const Depthwise<C>& d, const T* in, int64_t in_first, int64_t in_row, int64_t in_pixel, int64_t y,
-                   int64_t out_width, E* out, int64_t out_pixel);
+void depthwise_rows(const Depthwise<C>& d, const T* in, int64_t in_first, int64_t in_row, int64_t in_pixel, int64_t y,
+                    int64_t rows, int64_t out_width, E* out, int64_t out_row, int64_t out_pixel);
 
 }  // namespace LIGHTOPS_ISA
 }  // namespace lightops

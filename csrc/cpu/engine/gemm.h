@@ -35,6 +35,7 @@ template <class E> struct Gemm {
 
   const E* b = nullptr;  // packed panels, [ceil(O/32)][K][32]
   int64_t b_outer = 0;   // non-zero: every outer row has a matrix of its own (the positions of a Winograd tile)
+  const E* ahead = nullptr;  // the weights that are read after the last panel; null: not known
   int64_t outputs = 0;
   const C* bias = nullptr;  // [O] or null
   Act act = Act::none;
