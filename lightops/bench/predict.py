@@ -11,10 +11,22 @@ import torch
 
 from lightops import networks
 from lightops.bench.gpu_calls import calls_of
-from lightops.bench.gpu_traffic import Kernel
+from lightops.bench.gpu_traffic import Kernel, Map
+from lightops.bench.gpu_training_calls import step_of
+from lightops.bench.gpu_training_traffic import outside
 from lightops.bench.subjects import DEFAULT_NETWORKS as NETWORKS
 
-__all__ = ["NETWORKS", "Ceilings", "Prediction", "Record", "as_json", "newest_record", "predict", "read_record"]
+__all__ = [
+    "NETWORKS",
+    "Ceilings",
+    "Prediction",
+    "Record",
+    "as_json",
+    "newest_record",
+    "predict",
+    "predict_training",
+    "read_record",
+]
 
 RECORDS = Path(__file__).resolve().parents[2] / "benchmarks" / "records"
 CONTESTANTS = ("lightops", "torch.compile", "eager NHWC")
@@ -37,16 +49,26 @@ class Ceilings(NamedTuple):
             (self.kernel_seconds, "launches"),
         )
 
-    def assumptions(self) -> list[str]:
+    def assumptions(self, train: bool = False) -> list[str]:
+        products = (
+            "multiply-adds: those of the products; a depthwise convolution runs on the ordinary cores and counts none"
+            if train
+            else "multiply-adds: the op's, a 3x3 depthwise as the 80 that its tensor-core instructions take for 9"
+        )
+        step = (
+            "a step: forward, backward and SGD with momentum under autocast; of what torch does, the casts of "
+            "pictures, weights and gradients, the classifier and the optimizer, each as one launch; loss, dropout and "
+            "the update of running statistics count nothing",
+        )
         return [
             f"each kernel takes the longest of bytes / {self.bytes_per_second / 1e12:g} TB/s, 2 x multiply-adds / "
             f"{self.flops / 1e12:g} TFLOP/s (measured on an H100, in no record here) and "
             f"{self.kernel_seconds * 1e6:g} us (assumed), and kernels do not overlap",
             "bytes: each input, output and tensor between two kernels once, weights once a kernel; the border that "
             "tiles share and re-reads of an input by other output channels come out of L2 and count nothing",
-            "multiply-adds: those of the op, a 3x3 depthwise as the 80 that its tensor-core instructions take for 9; "
-            "pixels and channels that overhang a tile count nothing",
+            f"{products}; pixels and channels that overhang a tile count nothing",
             "left out: latency, tails of the grid, address arithmetic, split reductions, bank conflicts",
+            *(step if train else ()),
         ]
 
 
@@ -79,7 +101,7 @@ class Part:
 
 @dataclass
 class Prediction:
-    """`measured`: contestant -> milliseconds of a CUDA graph replay, from the record."""
+    """`measured`: contestant -> milliseconds from the record, of a CUDA graph replay or of a training step."""
 
     network: str
     batch: int
@@ -99,6 +121,7 @@ class Record(NamedTuple):
     path: Path | None
     conditions: str
     milliseconds: dict[tuple[str, int, str], float]
+    training: dict[tuple[str, int, str], float]
 
 
 def predict(names: Iterable[str], batches: Iterable[int], record: Record, ceilings: Ceilings) -> list[Prediction]:
@@ -107,16 +130,44 @@ def predict(names: Iterable[str], batches: Iterable[int], record: Record, ceilin
     for name in names:
         calls = calls_of(networks.create(name).eval(), torch.zeros(1, 3, RESOLUTION, RESOLUTION))
         for batch in batches:
-            whole, ops = Part(name), {}
-            for call in calls:
-                op = call.op.removesuffix("_out").removesuffix("_")
-                for kernel in call.kernels(batch, ELEMENT_BYTES):
-                    whole.add(kernel, ceilings)
-                    ops.setdefault(op, Part(op)).add(kernel, ceilings)
-            times = {c: record.milliseconds.get((name, batch, c)) for c in CONTESTANTS}
-            measured = {c: ms for c, ms in times.items() if ms is not None}
-            predictions.append(Prediction(name, batch, whole, list(ops.values()), measured))
+            kernels = [(_op(call.op), kernel) for call in calls for kernel in call.kernels(batch, ELEMENT_BYTES)]
+            predictions.append(_prediction(name, batch, kernels, record.milliseconds, ceilings))
     return predictions
+
+
+def predict_training(
+    names: Iterable[str], batches: Iterable[int], record: Record, ceilings: Ceilings
+) -> list[Prediction]:
+    """Training steps of networks of `lightops.networks` in bf16 at 224x224."""
+    predictions = []
+    for name in names:
+        step = step_of(networks.create(name), torch.zeros(1, 3, RESOLUTION, RESOLUTION))
+        for batch in batches:
+            kernels = [(call.op, kernel) for call in step.calls for kernel in call.kernels(batch, ELEMENT_BYTES)]
+            pictures = Map(batch, 3, RESOLUTION, RESOLUTION)
+            kernels += [("torch", k) for k in outside(step.parameters, pictures, step.features, step.classes)]
+            predictions.append(_prediction(name, batch, kernels, record.training, ceilings))
+    return predictions
+
+
+def _op(name: str) -> str:
+    return name.removesuffix("_out").removesuffix("_")
+
+
+def _prediction(
+    name: str,
+    batch: int,
+    kernels: list[tuple[str, Kernel]],
+    times: dict[tuple[str, int, str], float],
+    ceilings: Ceilings,
+) -> Prediction:
+    """`kernels`: each with the op it belongs to."""
+    whole, ops = Part(name), {}
+    for op, kernel in kernels:
+        whole.add(kernel, ceilings)
+        ops.setdefault(op, Part(op)).add(kernel, ceilings)
+    measured = {c: ms for c in CONTESTANTS if (ms := times.get((name, batch, c))) is not None}
+    return Prediction(name, batch, whole, list(ops.values()), measured)
 
 
 def read_record(path: Path) -> Record:
@@ -125,11 +176,13 @@ def read_record(path: Path) -> Record:
         content = json.loads(path.read_text())
         rows = content["steps"]["networks"]["rows"]
         machine = content["machine"]
+        steps = content["steps"].get("training", {}).get("rows", [])
         times = {(r["network"], r["batch"], r["contestant"]): r["graph_ms"] for r in rows if r.get("graph_ms")}
+        training = {(r["network"], r["batch"], r["contestant"]): r["ms"] for r in steps if "network" in r and "ms" in r}
         conditions = f"{machine['device']}, torch {machine['versions']['torch']}, {machine['date'][:10]}"
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} holds no times of networks: {type(error).__name__}: {error}") from error
-    return Record(path, conditions, times)
+    return Record(path, conditions, times, training)
 
 
 def newest_record(folder: Path = RECORDS) -> Record:
@@ -141,15 +194,16 @@ def newest_record(folder: Path = RECORDS) -> Record:
             found.append(read_record(path))
         except ValueError:
             continue  # a record of other things
-    return max(found, key=lambda r: r.path.name, default=Record(None, "", {}))
+    return max(found, key=lambda r: r.path.name, default=Record(None, "", {}, {}))
 
 
-def as_json(predictions: list[Prediction], record: Record, ceilings: Ceilings) -> dict[str, Any]:
+def as_json(predictions: list[Prediction], record: Record, ceilings: Ceilings, train: bool = False) -> dict[str, Any]:
     return {
-        "dtype": "fp16",
+        "dtype": "bf16" if train else "fp16",
+        "train": train,
         "resolution": RESOLUTION,
         "ceilings": ceilings._asdict(),
-        "assumptions": ceilings.assumptions(),
+        "assumptions": ceilings.assumptions(train),
         "record": str(record.path) if record.path else None,
         "predictions": [
             {**asdict(p), "predicted_ms": p.whole.ms, "measured_over_predicted": {c: p.over(c) for c in p.measured}}

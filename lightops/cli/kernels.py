@@ -16,7 +16,10 @@ REPORT = Path(__file__).resolve().parents[1] / "_cuda_kernels.json"
 @click.option("--arch", help="Only this architecture, for example 90.")
 @click.option("--grep", default="", help="Only kernels whose name holds this.")
 @click.option("--predict", is_flag=True, help="Predicts the networks' times on an H100, beside measured ones.")
-@click.option("--batch", "batches", type=Integers(), default="256,1", show_default=True, help="With --predict.")
+@click.option("--train", is_flag=True, help="With --predict: training steps in bf16 instead of answers in fp16.")
+@click.option(
+    "--batch", "batches", type=Integers(), help="With --predict. [default: 256,1; with --train 256]", default=None
+)
 @click.option(
     "--record",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -24,7 +27,13 @@ REPORT = Path(__file__).resolve().parents[1] / "_cuda_kernels.json"
 )
 @click.option("--json", "as_json", is_flag=True, help="Prints the report as JSON.")
 def kernels(
-    arch: str | None, grep: str, predict: bool, batches: tuple[int, ...], record: Path | None, as_json: bool
+    arch: str | None,
+    grep: str,
+    predict: bool,
+    train: bool,
+    batches: tuple[int, ...] | None,
+    record: Path | None,
+    as_json: bool,
 ) -> None:
     """Lists per CUDA kernel and architecture: registers, spills, blocks a multiprocessor holds (by registers and
     threads), tensor-core instructions, widths of global accesses. Written by `make cuda`, without a GPU.
@@ -33,8 +42,10 @@ def kernels(
     and what was measured.
     """
     if predict:
-        _predict(batches, record, as_json)
+        _predict(train, batches or ((256,) if train else (256, 1)), record, as_json)
         return
+    if train:
+        raise click.UsageError("--train goes with --predict")
     if not REPORT.is_file():
         raise click.ClickException("no report: run `make cuda` in a checkout (needs nvcc)")
     report = json.loads(REPORT.read_text())
@@ -48,7 +59,7 @@ def kernels(
     console().print(table(title, columns, [_row(k) for k in rows]))
 
 
-def _predict(batches: tuple[int, ...], path: Path | None, as_json: bool) -> None:
+def _predict(train: bool, batches: tuple[int, ...], path: Path | None, as_json: bool) -> None:
     # Imports the swap and the networks, which the report of the compiler does without.
     from lightops import _ext
     from lightops.bench import predict as model
@@ -61,24 +72,27 @@ def _predict(batches: tuple[int, ...], path: Path | None, as_json: bool) -> None
         raise click.UsageError(f"--record: {error}") from error
     ceilings = model.Ceilings()
     try:
-        predictions = model.predict(model.NETWORKS, batches, record, ceilings)
+        predictor = model.predict_training if train else model.predict
+        predictions = predictor(model.NETWORKS, batches, record, ceilings)
     except RuntimeError as error:
         raise click.ClickException(f"--predict runs the networks on the CPU to see their calls: {error}") from error
     if as_json:
-        click.echo(json.dumps(model.as_json(predictions, record, ceilings), indent=1))
+        click.echo(json.dumps(model.as_json(predictions, record, ceilings, train), indent=1))
         return
     screen = console()
     for p in predictions:
         parts = [*p.ops, p.whole] if len(p.ops) > 1 else [p.whole]
         lines = [_part("whole network" if part is p.whole else part.name, part) for part in parts]
         header = ["op", "kernels", "MB", "GMAC", "predicted ms", "bound by"]
-        screen.print(table(f"{p.network}, fp16, batch {p.batch}, 224x224", header, lines))
+        what = "training step, bf16" if train else "fp16"
+        screen.print(table(f"{p.network}, {what}, batch {p.batch}, 224x224", header, lines))
         screen.print()
     header = ["network", "batch", "predicted", "lightops", "/ predicted", "torch.compile", "/ predicted", "eager NHWC"]
     lines = [_beside(p) for p in predictions]
-    screen.print(table("Milliseconds: predicted, and measured as a CUDA graph replay", header, lines))
+    measured = "measured" if train else "measured as a CUDA graph replay"
+    screen.print(table(f"Milliseconds: predicted, and {measured}", header, lines))
     screen.print(f"measured: {record.path.name}: {record.conditions}" if record.path else "measured: no record here")
-    for line in ceilings.assumptions():
+    for line in ceilings.assumptions(train):
         screen.print(f"assumed: {line}", markup=False, soft_wrap=True)
     if factors := [over for p in predictions if (over := p.over("lightops"))]:
         screen.print(

@@ -12,13 +12,14 @@ from lightops import networks
 from lightops.bench import gpu_traffic, predict
 from lightops.bench.gpu_calls import Call, calls_of
 from lightops.bench.gpu_traffic import Kernel, Map
+from lightops.bench.gpu_training_calls import TrainingCall, step_of
 from lightops.bench.subjects import DEFAULT_NETWORKS
 from lightops.cli import main
 from lightops.networks.count import count
 
 # Of the tree, also where the package is built apart from it.
 RECORDS = Path(__file__).resolve().parents[2] / "benchmarks" / "records"
-NO_RECORD = predict.Record(None, "", {})
+NO_RECORD = predict.Record(None, "", {}, {})
 
 
 def invoke(*arguments: str):
@@ -156,3 +157,60 @@ def test_where_nothing_runs_fused_there_is_no_prediction(monkeypatch, one_networ
     result = invoke()
     assert result.exit_code == 1
     assert "--predict runs the networks on the CPU to see their calls" in result.output
+
+
+@cache
+def step(name: str):
+    return step_of(networks.create(name), torch.zeros(1, 3, 224, 224))
+
+
+@pytest.mark.parametrize("name", DEFAULT_NETWORKS)
+def test_a_training_step_multiplies_three_times_what_an_answer_does(name):
+    """Forward, and backward for input and weights; of the first convolution's input no gradient is wanted. A transition
+    has a quarter of stock's, a depthwise convolution none of the tensor cores', a classifier is torch's."""
+    seen, model = step(name), networks.create(name)
+    forward = [call for call in seen.calls if not call.op.endswith("_backward")]
+    backward = [call for call in seen.calls if call.op.endswith("_backward")]
+    first = sum(kernel.macs for kernel in forward[0].kernels(1, 2))
+    macs, back = (sum(k.macs for call in calls for k in call.kernels(1, 2)) for calls in (forward, backward))
+    squeezed = sum(
+        k.macs for call in backward for k in call.kernels(1, 2) if k.name == "squeeze again"
+    )  # Fire computes it anew
+    assert back - squeezed == 2 * macs - first
+    if name == "squeezenet1_1":
+        assert macs == count(model, (3, 224, 224)).multiply_adds
+
+
+@pytest.mark.parametrize("name", DEFAULT_NETWORKS)
+def test_a_training_step_grows_with_the_batch(name):
+    for call in step(name).calls:
+        moved = [sum(k.bytes for k in call.kernels(batch, 2)) for batch in (1, 32)]
+        assert moved[1] == 32 * moved[0]
+
+
+def test_a_training_operator_without_a_model_is_an_error():
+    with pytest.raises(ValueError, match="no traffic model of lightops_training::conv3d"):
+        TrainingCall("conv3d", {"x": (1, 1, 1, 1)}, (1, 1, 1, 1)).kernels(1, 2)
+
+
+def test_the_command_prints_training_steps(tmp_path, one_network):
+    path = record_of(tmp_path, "r.json", 10.0)
+    content = json.loads(path.read_text())
+    row = {"network": "squeezenet1_1", "batch": 256, "contestant": "lightops", "ms": 40.0}
+    content["steps"]["training"] = {"rows": [row, {"block": "one", "contestant": "lightops", "ms": 1.0}]}
+    path.write_text(json.dumps(content))
+    result = invoke("--train", "--record", path)
+    assert result.exit_code == 0, result.output
+    assert "squeezenet1_1, training step, bf16, batch 256, 224x224" in result.output
+    (line,) = (line for line in result.output.splitlines() if line.startswith("squeezenet1_1   "))
+    _, batch, predicted, ours, over, *_ = line.split()
+    assert (batch, ours, over) == ("256", "40.000", f"{40 / float(predicted):.1f}x")
+    assert result.output.count("assumed: ") == len(predict.Ceilings().assumptions(train=True))
+    told = json.loads(invoke("--train", "--json", "--record", path).output)
+    assert (told["dtype"], told["train"]) == ("bf16", True)
+
+
+def test_train_goes_with_predict():
+    result = CliRunner().invoke(main, ["kernels", "--train"])
+    assert result.exit_code == 2
+    assert "--train goes with --predict" in result.output
