@@ -18,6 +18,12 @@ constexpr int64_t kSets = 64, kWays = 12;
 // At stride 2 memory is the bound, and lines so far apart that they share so few sets cost more than the blocks' sums do.
 constexpr int64_t kMostShared = 4;
 
+// The next vectors of channels of every pixel are brought into L2 while these are worked on: the lines of a walk are a
+// pixel apart, which the hardware does not fetch ahead, and in a step u lies in memory. MobileNetV2's depthwise backward
+// passes, batch 8, two threads: 10.4 ms of a step, 8.1 with u fetched, 7.6 with the place of dz too; the same when called
+// alone, in L3.
+LIGHTOPS_INLINE void fetch_ahead(const void* p) { __builtin_prefetch(p, 0, 2); }
+
 // What a walk does beside the gradients; see depthwise_walk.
 enum class Form { both, input, sums, apply };
 
@@ -27,6 +33,7 @@ template <class C> struct Walk {
   const C* u;
   C* out;
   int64_t pixel, width;
+  int64_t ahead;  // from the vector to the next of this walk
   const C* weights;  // [9][kGroup], of the vector
   C* sum;
   NormBackward<C> norm;  // from the vector on
@@ -55,6 +62,7 @@ template <class C, Form F, int Stride, int Rows> LIGHTOPS_INLINE void walk_row(c
   // The pixel meets column j of d through kernel column kx(j), for j in [first, last).
   const auto pixel = [&](auto kx, int first, int last) __attribute__((always_inline)) {
     const Vec<C> x = F != Form::input ? load(u) : Vec<C>{};
+    if (F != Form::input) fetch_ahead(u + w.ahead);
     const Vec<C> z = kNorm ? (kWeights ? clamp(x * scale + shift) : x * scale + shift) : x;
     Vec<C> du[3] = {};  // by kernel row: three short chains instead of a long one
 #pragma GCC unroll 3
@@ -83,6 +91,7 @@ template <class C, Form F, int Stride, int Rows> LIGHTOPS_INLINE void walk_row(c
       }
     }
     if (F != Form::sums || out) {
+      if (F == Form::sums) fetch_ahead(out + w.ahead);
       if (kStreams && w.stream) stream(out, y);
       else store(out, y);
       out += w.pixel;
@@ -191,6 +200,7 @@ __attribute__((noinline)) void walk_chunk(const DepthwiseGrad<C>& d, const NormB
   Walk<C> w{};
   w.pixel = d.channels;
   w.width = d.width;
+  w.ahead = together * L;
   w.dy_pixel = stages ? L : d.channels;
   w.stream = d.far.stream;
   for (int64_t c = 0; c < d.channels; c += together * L) {
