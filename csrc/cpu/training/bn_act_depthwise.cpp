@@ -104,8 +104,11 @@ template <class C> struct Forward {
       Arena own(static_cast<char*>(p.workspace) + frame_bytes() + task * task_bytes());
       const Scratch s = scratch(own);
       const Share part = share(cut.count(), task, tasks);
-      for (int64_t i = part.first; i < part.last; ++i)
+      // A dense convolution before and behind it goes from the beginning.
+      for (int64_t k = part.first; k < part.last; ++k) {
+        const int64_t i = from_end(part, k);
         chunk(prologue, i, s, p.mean ? f.parts + i * 2 * p.y.c : nullptr);
+      }
     });
     if (!p.mean) return;
     cut.counts(f.counts);

@@ -262,7 +262,8 @@ template <class C> struct Backward {
       Arena own(static_cast<char*>(p.workspace) + frame_bytes() + task * task_bytes());
       const Scratch s = scratch(own);
       const Share mine = share(cut.count(), task, tasks);
-      for (int64_t i = mine.first; i < mine.last; ++i) {
+      for (int64_t k = mine.first; k < mine.last; ++k) {
+        const int64_t i = from_end(mine, k);
         if (stored) {
           norm_backward_finish<C>(norm, {x_rows(i), p.type, p.x.pixel}, cut.pixels(i), p.x.c, dx_rows(i), p.dx.pixel);
           continue;

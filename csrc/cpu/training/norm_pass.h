@@ -57,7 +57,8 @@ template <class C> struct NormPass {
     const auto pass = [&](bool sum) {
       for_tasks(parallel, tasks, [&](int64_t task) {
         const Share part = share(cut.count(), task, tasks);
-        for (int64_t i = part.first; i < part.last; ++i) {
+        for (int64_t k = part.first; k < part.last; ++k) {
+          const int64_t i = sum ? k : from_end(part, k);
           const int64_t row = cut.row(i) * cut.width;
           const Pixels in{at(x.data, type, cut.image(i) * x.image + row * x.pixel), type, x.pixel};
           void* out = n.a ? at(dx.data, type, cut.image(i) * dx.image + row * dx.pixel) : nullptr;
