@@ -8,24 +8,32 @@ namespace lightops {
 namespace cuda_binding {
 namespace {
 
+// What both passes are told: x, the weight, which is made dense, the windows and the activation.
+template <class Params>
+auto describe(const Call& call, Params& p, const Tensor& x, Tensor& weight, Ints stride, Ints padding, int64_t act,
+              Ints pool_kernel, Ints pool_stride, Ints pool_padding) {
+  p.x = call.image("x", x);
+  p.type = call.type;
+  const auto g = binding::check_stem(call.op, p.x, weight, stride, padding, pool_kernel, pool_stride, pool_padding);
+  p.act = binding::stem_act(call.op, act);
+  weight = torch::stable::contiguous(weight);
+  p.weight = call.dense("weight", weight, {weight.size(0), p.x.c, weight.size(2), weight.size(3)});
+  p.window = g.window;
+  p.pool = g.pool;
+  return g;
+}
+
 std::tuple<Tensor, Tensor> stem_train(Tensor x, Tensor weight, OptionalTensor bias, Ints stride, Ints padding,
                                       int64_t act, Ints pool_kernel, Ints pool_stride, Ints pool_padding,
                                       bool ceil_mode) {
   const Call call("stem_train", x);
   StemTrainParams p;
-  p.x = call.image("x", x);
-  p.type = call.type;
-  const auto g = binding::check_stem(call.op, p.x, weight, stride, padding, pool_kernel, pool_stride, pool_padding);
+  const auto g = describe(call, p, x, weight, stride, padding, act, pool_kernel, pool_stride, pool_padding);
   const int64_t outputs = weight.size(0);
-  p.act = binding::stem_act(call.op, act);
-  weight = torch::stable::contiguous(weight);
-  p.weight = call.dense("weight", weight, {outputs, p.x.c, weight.size(2), weight.size(3)});
   if (bias.has_value()) {
     bias = torch::stable::contiguous(*bias);
     p.bias = call.dense("bias", *bias, {outputs});
   }
-  p.window = g.window;
-  p.pool = g.pool;
   const binding::PooledSize size = binding::check_stem_pool(call.op, p.x, g, ceil_mode);
   Tensor out = call.new_image(p.x.n, outputs, size.h, size.w);
   Tensor places = call.new_image(p.x.n, outputs, size.h, size.w, ScalarType::Byte);
@@ -41,15 +49,8 @@ std::tuple<Tensor, Tensor, Tensor> stem_train_backward(Tensor dout, Tensor x, Te
                                                        Ints pool_stride, Ints pool_padding, std::vector<bool> needs) {
   const Call call("stem_train_backward", x);
   StemTrainBackwardParams p;
-  p.x = call.image("x", x);
-  p.type = call.type;
-  const auto g = binding::check_stem(call.op, p.x, weight, stride, padding, pool_kernel, pool_stride, pool_padding);
+  const auto g = describe(call, p, x, weight, stride, padding, act, pool_kernel, pool_stride, pool_padding);
   const int64_t outputs = weight.size(0);
-  p.act = binding::stem_act(call.op, act);
-  weight = torch::stable::contiguous(weight);
-  p.weight = call.dense("weight", weight, {outputs, p.x.c, weight.size(2), weight.size(3)});
-  p.window = g.window;
-  p.pool = g.pool;
   p.out = call.image("out", out);
   call.check_like_x("out", out, {p.x.n, outputs, p.out.h, p.out.w});
   p.dout = call.image("dout", dout, {p.x.n, outputs, p.out.h, p.out.w});
