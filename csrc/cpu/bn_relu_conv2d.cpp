@@ -59,7 +59,7 @@ template <class E> struct Body {
     Scratch s;
     s.strip = arena.take<E>(strip_rows(rows) * padded_width * p.x.c);
     s.winograd = arena.take<C>(strip_scratch(conv()));
-    s.bytes = arena.used();
+    s.bytes = apart(arena.used(), tasks);
     return s;
   }
   int64_t workspace() const { return tasks * scratch(nullptr).bytes; }

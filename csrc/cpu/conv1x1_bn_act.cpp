@@ -23,7 +23,7 @@ template <class E> struct Body {
   int64_t scratch_bytes() const {
     Arena arena;
     arena.take<E>(pointwise_scratch<E>(p.x.c, 1));
-    return arena.used();
+    return apart(arena.used(), tasks);
   }
   int64_t workspace() const { return tasks * scratch_bytes(); }
 

@@ -80,14 +80,14 @@ template <class E> struct Body {
   int64_t task_bytes() const {
     Arena arena;
     scratch(arena);
-    return arena.used();
+    return apart(arena.used(), tasks);
   }
   int64_t shared_bytes() const {
     Arena arena;
     if (whole) arena.take<E>((b.h + 2) * padded_width * middle);
     return arena.used();
   }
-  int64_t workspace() const { return shared_bytes() + tasks * task_bytes(); }
+  int64_t workspace() const { return tasks * task_bytes() + shared_bytes(); }
 
   // Strip rows [top, top + count) of the layer's 3x3 input: zeros outside the image, else the 1x1 of the activated
   // prefix, or that prefix itself.
@@ -178,8 +178,7 @@ template <class E> struct Body {
 
   void run() const {
     char* base = static_cast<char*>(p.workspace);
-    E* shared = reinterpret_cast<E*>(base);
-    base += shared_bytes();
+    E* shared = reinterpret_cast<E*>(base + tasks * task_bytes());
     if (by_image) {
       for_tasks(p.parallel, tasks, [&](int64_t task) {
         Arena arena(base + task * task_bytes());

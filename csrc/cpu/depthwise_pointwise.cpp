@@ -48,14 +48,14 @@ template <class E> struct Body {
   int64_t task_bytes() const {
     Arena arena;
     scratch(arena);
-    return arena.used();
+    return apart(arena.used(), tasks);
   }
   int64_t shared_bytes() const {
     Arena arena;
     if (by_channel) arena.take<E>(p.out.h * p.out.w * p.x.c);
     return arena.used();
   }
-  int64_t workspace() const { return shared_bytes() + tasks * task_bytes(); }
+  int64_t workspace() const { return tasks * task_bytes() + shared_bytes(); }
 
   // Depthwise output rows [y, y + count) of image n, channels `part`, into a tile whose pixels are all C channels wide.
   void depthwise(int64_t n, int64_t y, int64_t count, Share part, E* strip, E* tile) const {
@@ -105,8 +105,7 @@ template <class E> struct Body {
 
   void run() {
     char* base = static_cast<char*>(p.workspace);
-    E* shared = reinterpret_cast<E*>(base);
-    base += shared_bytes();
+    E* shared = reinterpret_cast<E*>(base + tasks * task_bytes());
     if (by_channel) {
       for (int64_t n = 0; n < p.x.n; ++n) {
         for_tasks(p.parallel, tasks, [&](int64_t task) {

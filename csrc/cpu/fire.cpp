@@ -70,14 +70,14 @@ template <class E> struct Body {
   int64_t task_bytes() const {
     Arena arena;
     scratch(arena);
-    return arena.used();
+    return apart(arena.used(), tasks);
   }
   int64_t shared_bytes() const {
     Arena arena;
     if (together) arena.take<E>((rows + 2) * row_elements);
     return arena.used();
   }
-  int64_t workspace() const { return shared_bytes() + tasks * task_bytes(); }
+  int64_t workspace() const { return tasks * task_bytes() + shared_bytes(); }
 
   // Squeezed rows [top, top + count) of image n, zeros outside, into padded rows.
   void squeeze_rows(int64_t n, int64_t top, int64_t count, E* strip, E* input) const {
@@ -141,8 +141,7 @@ template <class E> struct Body {
 
   void run() const {
     char* base = static_cast<char*>(p.workspace);
-    E* shared = reinterpret_cast<E*>(base);
-    base += shared_bytes();
+    E* shared = reinterpret_cast<E*>(base + tasks * task_bytes());
     if (together) {
       for (int64_t n = 0; n < p.x.n; ++n) {
         for (int64_t y = 0; y < p.x.h; y += rows) {

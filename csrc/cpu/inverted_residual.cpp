@@ -61,14 +61,14 @@ template <class E> struct Body {
   int64_t task_bytes() const {
     Arena arena;
     scratch(arena);
-    return arena.used();
+    return apart(arena.used(), tasks);
   }
   int64_t shared_bytes() const {
     Arena arena;
     if (by_channel) arena.take<E>(p.out.h * p.out.w * p.hidden);
     return arena.used();
   }
-  int64_t workspace() const { return shared_bytes() + tasks * task_bytes(); }
+  int64_t workspace() const { return tasks * task_bytes() + shared_bytes(); }
 
   // The input rows [first, last) of image n as the expansion reads them.
   Gemm<E> expansion(int64_t n, int64_t first, int64_t last, E* input) const {
@@ -175,7 +175,7 @@ template <class E> struct Body {
 
   void run() const {
     char* base = static_cast<char*>(p.workspace);
-    if (by_channel) run_by_channel(base + shared_bytes(), reinterpret_cast<E*>(base));
+    if (by_channel) run_by_channel(base, reinterpret_cast<E*>(base + tasks * task_bytes()));
     else run_by_row(base);
   }
 };

@@ -30,7 +30,7 @@ template <class E> struct Body {
   int64_t tile_bytes() const {
     Arena arena;
     arena.take<E>(rows * row_elements);
-    return arena.used();
+    return together ? arena.used() : apart(arena.used(), tasks);
   }
   int64_t workspace() const { return (together ? 1 : tasks) * tile_bytes(); }
 

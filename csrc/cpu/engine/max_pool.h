@@ -26,7 +26,7 @@ template <class C, class Params> struct MaxPool {
   int64_t task_bytes() const {
     Arena arena;
     strip(arena);
-    return arena.used();
+    return apart(arena.used(), tasks);
   }
   int64_t workspace() const { return tasks * task_bytes(); }
 

@@ -64,6 +64,18 @@ template <class C> inline void take_back(const C* from, int64_t count) {
 // walks through, and would take the neighbour's lines from it.
 constexpr int64_t kApart = 4096;
 
+// Bytes from one task's scratch to the next one's. In whole MiB every task works at its own addresses whatever an op needs
+// of them; where each op cuts the workspace by its own sizes, one core's scratch is what another core wrote an op before, and
+// its lines come out of that core's cache (SqueezeNet's kernels, one image on two cores: 1.56 ms, 1.49 so; its stem alone,
+// where they only lay side by side, 163 us and 117).
+inline int64_t apart(int64_t bytes, int64_t tasks) {
+#if defined(__SANITIZE_ADDRESS__)
+  return bytes;  // the sanitizer sees the end of the last one
+#else
+  return tasks > 1 ? round_up(bytes, 1 << 20) : bytes;
+#endif
+}
+
 // Bytes of scratch a core works in: half of a 1 MiB L2, the rest is for the weights that stream past.
 constexpr int64_t kScratchBytes = 384 << 10;
 

@@ -55,7 +55,7 @@ template <class E> struct StemRows {
   int64_t task_bytes() const {
     Arena arena;
     scratch(arena);
-    return arena.used();
+    return apart(arena.used(), tasks);
   }
 
   // Convolution rows [y, y + count) of image n to `out`.
