@@ -85,8 +85,8 @@ template <class C> struct Forward {
     char* const out = at(p.y.data, p.type, n * p.y.image + y * p.y.row());
     for (int64_t r = 0; r < rows; ++r) {
       char* const row = at(out, p.type, r * p.y.row());
-      depthwise_rows<C>(d, in, first, p.x.w * pixel, pixel, y + r, 1, p.y.w, direct ? reinterpret_cast<C*>(row) : s.y, 0,
-                       p.y.c);
+      depthwise_rows<C>(d, in, first, p.x.w * pixel, pixel, y + r, 1, p.y.w, direct ? reinterpret_cast<C*>(row) : s.y,
+                        0, p.y.c);
       if (!direct) store_values<C>(s.y, p.y.w * p.y.c, p.type, row);
     }
     if (part) moments<C>(out, p.type, p.y.pixel, rows * p.y.w, p.y.c, part, part + p.y.c);
