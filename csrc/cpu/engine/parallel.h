@@ -68,7 +68,7 @@ constexpr int64_t kApart = 4096;
 // of them; where each op cuts the workspace by its own sizes, one core's scratch is what another core wrote an op before, and
 // its lines come out of that core's cache (SqueezeNet's kernels, one image on two cores: 1.56 ms, 1.49 so; its stem alone,
 // where they only lay side by side, 163 us and 117).
-inline int64_t apart(int64_t bytes, int64_t tasks) {
+inline int64_t apart(int64_t bytes, [[maybe_unused]] int64_t tasks) {
 #if defined(__SANITIZE_ADDRESS__)
   return bytes;  // the sanitizer sees the end of the last one
 #else
