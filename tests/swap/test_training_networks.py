@@ -29,6 +29,9 @@ QUICK = (
     "timm:mobilenetv4_conv_small",
     "timm:tinynet_e",
 )
+# Many batch norms over 1x1 maps, one after the other: of three images a last digit of the input moves efficientvit_m0's
+# answer by 1.7e-10 of its largest value, stock and swapped are 3e-10 apart; of sixteen 1.5e-13 and 4e-13.
+FEW_VALUES = ("timm:efficientvit_m0",)
 LIBRARIES = [name for name in NETWORKS | LONG if ":" in name and name.split(":")[0] in ("torchvision", "timm")]
 
 # Rows differ in figures and sources; a configuration is trained once.
@@ -55,7 +58,8 @@ def test_library_network(name: str) -> None:
     model = make(name).double()
     channels = next(m for m in model.modules() if isinstance(m, nn.Conv2d)).in_channels
     # timm's drop path and efficientnet's norms in between are stock's.
-    assert_trains_alike(model, _inputs(channels, 64, 3))
+    few = name in FEW_VALUES
+    assert_trains_alike(model, _inputs(channels, 64, 16 if few else 3), deep=few)
 
 
 def _published_cases() -> list:
