@@ -30,8 +30,8 @@ QUICK = (
     "timm:tinynet_e",
 )
 # Many batch norms over 1x1 maps, one after the other: of three images a last digit of the input moves efficientvit_m0's
-# answer by 1.7e-10 of its largest value, stock and swapped are 3e-10 apart; of sixteen 1.5e-13 and 4e-13. ghostnetv3_050's
-# first gradient is three times the limit off with three images.
+# answer by 1.7e-10 of its largest value, stock and swapped are 3e-10 apart; of sixteen 1.5e-13 and 4e-13. With three
+# images ghostnetv3_050's first gradient is off by three times the limit.
 FEW_VALUES = ("timm:efficientvit_m0", "timm:ghostnetv3_050")
 LIBRARIES = [name for name in NETWORKS | LONG if ":" in name and name.split(":")[0] in ("torchvision", "timm")]
 
